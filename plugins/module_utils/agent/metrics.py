@@ -1,0 +1,57 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The agent's metrics page: Prometheus text, summed over the labels that do not matter."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import urllib.request
+from typing import Dict, Iterator, Tuple
+
+PREFIX = "tetragon_"
+_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?$")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+class MetricsError(Exception):
+    """The page could not be fetched or read."""
+
+
+def fetch(address: str, timeout: float = 5.0) -> str:
+    """The page of an agent whose flag ``metrics-server`` is ``address`` (``:2112`` or ``127.0.0.1:2112``)."""
+    host, _colon, port = address.rpartition(":")
+    url = "http://{0}:{1}/metrics".format(host or "127.0.0.1", port)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            return str(response.read().decode("utf-8", "replace"))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MetricsError("{0}: {1}".format(url, error)) from None
+
+
+def samples(text: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
+    """Every sample: name without the agent's prefix, labels, value. Lines that are no samples are passed over."""
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match and match.group(1).startswith(PREFIX):
+            try:
+                value = float(match.group(3))
+            except ValueError:
+                continue
+            yield match.group(1)[len(PREFIX) :], dict(_LABEL.findall(match.group(2) or "")), value
+
+
+def total(text: str, name: str) -> float:
+    """Sum of one metric over all its labels; 0 when the agent has not counted yet and leaves it out."""
+    return sum(value for metric, _labels, value in samples(text) if metric == name)
+
+
+def by_label(text: str, name: str, label: str) -> Dict[str, float]:
+    """One metric summed per value of one label."""
+    sums: Dict[str, float] = {}
+    for metric, labels, value in samples(text):
+        if metric == name:
+            sums[labels.get(label, "")] = sums.get(labels.get(label, ""), 0.0) + value
+    return sums

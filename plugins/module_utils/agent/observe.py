@@ -1,0 +1,225 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One host's observation: what it truthfully runs, as one document.
+
+A part that cannot be read is null, and ``problems`` says why: nothing is guessed, and nothing missing looks like zero.
+"""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import os
+import platform
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from typing import Any, Dict, List, Optional, Sequence
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import metrics
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import (
+    CLOCK_TICKS,
+    agent_pid,
+    process_age,
+    read_text,
+    stat_fields,
+)
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import LoadedPolicy, Tetra, TetraError
+
+FORMAT = "apiary.dev/observation/1"
+FLAGS = (
+    "bpf-dir",
+    "bpf-lib",
+    "enable-policy-filter",
+    "export-filename",
+    "export-rate-limit",
+    "keep-sensors-on-exit",
+    "metrics-server",
+    "parents-map-enabled",
+    "release-pinned-bpf",
+    "server-address",
+    "tracing-policy-dir",
+)
+ENFORCED = ("signal", "override", "notify_enforcer", "set")
+_CHECK_SECONDS = 20
+
+
+def observe(
+    tetra: Tetra,
+    pins: PinDirectory,
+    state: StateFile,
+    pid_file: str,
+    failed_units: bool = False,
+    commands: Sequence[str] = (),
+    urls: Sequence[str] = (),
+) -> Dict[str, Any]:
+    """The observation of this host. Never raises for an agent that is absent or silent: that is an observation too."""
+    problems: List[str] = []
+    agent = _agent(tetra, pid_file, problems)
+    policies = _policies(tetra, pins, state, problems) if agent["answers"] else None
+    counters = _counters(agent, problems)
+    return {
+        "format": FORMAT,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "host": _host(),
+        "agent": agent,
+        "policies": policies,
+        "pins": {"directory": pins.path, "present": pins.present, "leftover": pins.leftover, "folders": pins.policies()},
+        "counters": counters,
+        "bundle": _bundle(state, problems),
+        "health": {
+            "failed_units": _failed_units(problems) if failed_units else None,
+            "commands": [_command(command) for command in commands],
+            "urls": [_url(url) for url in urls],
+        },
+        "problems": problems,
+    }
+
+
+def _host() -> Dict[str, Any]:
+    uname = platform.uname()
+    release = _os_release()
+    return {
+        "kernel": uname.release,
+        "architecture": uname.machine,
+        "os": release.get("ID", "unknown"),
+        "os_version": release.get("VERSION_ID", ""),
+        "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),
+        "cpus": os.cpu_count() or 1,
+    }
+
+
+def _os_release() -> Dict[str, str]:
+    text = read_text("/etc/os-release") or read_text("/usr/lib/os-release")
+    return {name: value.strip().strip("\"'") for name, value in re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE)}
+
+
+def _agent(tetra: Tetra, pid_file: str, problems: List[str]) -> Dict[str, Any]:
+    pid = agent_pid(pid_file)
+    fields = stat_fields(pid) if pid else []
+    resident = re.search(r"^VmRSS:\s+(\d+) kB", read_text("/proc/{0}/status".format(pid)), re.MULTILINE) if pid else None
+    document: Dict[str, Any] = {
+        "answers": False,
+        "version": None,
+        "pid": pid,
+        "started": int(fields[19]) / CLOCK_TICKS if fields else None,
+        "age_seconds": process_age(pid) if pid else None,
+        "cpu_seconds": (int(fields[11]) + int(fields[12])) / CLOCK_TICKS if fields else None,
+        "memory_bytes": int(resident.group(1)) * 1024 if resident else None,
+        "flags": None,
+        "probes": None,
+    }
+    try:
+        info = tetra.info()
+    except TetraError as error:
+        problems.append("agent: {0}".format(error))
+        return document
+    document["answers"] = True
+    document["version"] = info["version"].lstrip("v")
+    document["flags"] = {name: _flag(info["flags"][name]) for name in FLAGS if name in info["flags"]}
+    document["probes"] = info["probes"]
+    return document
+
+
+def _flag(value: Any) -> Any:
+    """A flag's value; options that came from a file are text, also where they are booleans."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _policies(tetra: Tetra, pins: PinDirectory, state: StateFile, problems: List[str]) -> Optional[List[Dict[str, Any]]]:
+    try:
+        managed = state.read().policies
+        return [_policy(one, pins, one.key in managed) for one in tetra.policies()]
+    except (TetraError, ValueError, OSError) as error:
+        problems.append("policies: {0}".format(error))
+        return None
+
+
+def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool) -> Dict[str, Any]:
+    hooks = pins.hooks(one.key)
+    return {
+        "name": one.name,
+        "namespace": one.namespace,
+        "managed": managed,
+        "state": one.state,
+        "mode": one.mode,
+        "error": one.error,
+        "posted": one.counters.get("post", 0),
+        "enforced": sum(one.counters.get(name, 0) for name in ENFORCED),
+        "would_enforce": sum(one.counters.get("monitor_" + name, 0) for name in ENFORCED),
+        "kernel_memory_bytes": one.kernel_memory_bytes,
+        "pinned_links": {hook: len(found["links"]) for hook, found in sorted(hooks.items())},
+    }
+
+
+def _counters(agent: Dict[str, Any], problems: List[str]) -> Optional[Dict[str, Any]]:
+    address = (agent["flags"] or {}).get("metrics-server")
+    if not address:
+        if agent["answers"]:
+            problems.append("counters: the agent serves no metrics; set its flag metrics-server, for example to 127.0.0.1:2112")
+        return None
+    try:
+        page = metrics.fetch(address)
+    except metrics.MetricsError as error:
+        problems.append("counters: {0}".format(error))
+        return None
+    return {
+        "events_missed": metrics.total(page, "bpf_missed_events_total"),
+        "events_lost_ringbuf": metrics.total(page, "observer_ringbuf_events_lost_total"),
+        "events_lost_queue": metrics.total(page, "observer_ringbuf_queue_events_lost_total"),
+        "events_overflowed": metrics.total(page, "notify_overflowed_events_total"),
+        "probes_missed": metrics.total(page, "missed_prog_probes_total") + metrics.total(page, "missed_link_probes_total"),
+        "events_exported": metrics.total(page, "events_exported_total"),
+        "bytes_exported": metrics.total(page, "events_exported_bytes_total"),
+        "policy_events": metrics.by_label(page, "policy_events_total", "policy"),
+    }
+
+
+def _bundle(state: StateFile, problems: List[str]) -> Optional[Dict[str, Any]]:
+    try:
+        recorded = state.read()
+    except (ValueError, OSError) as error:
+        problems.append("bundle: {0}".format(error))
+        return None
+    return {"digest": recorded.bundle, "pending": recorded.pending}
+
+
+def _failed_units(problems: List[str]) -> Optional[List[str]]:
+    try:
+        done = _run(["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager"])
+    except (OSError, subprocess.SubprocessError) as error:
+        problems.append("failed units: {0}".format(error))
+        return None
+    if done.returncode != 0:
+        problems.append("failed units: systemctl: {0}".format(done.stderr.decode("utf-8", "replace").strip()))
+        return None
+    return sorted(line.split()[0] for line in done.stdout.decode("utf-8", "replace").splitlines() if line.strip())
+
+
+def _command(command: str) -> Dict[str, Any]:
+    try:
+        done = _run(["/bin/sh", "-c", command])
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"check": command, "ok": False, "detail": str(error)}
+    detail = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-200:]
+    return {"check": command, "ok": done.returncode == 0, "detail": "exit code {0} {1}".format(done.returncode, detail).strip()}
+
+
+def _run(command: List[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_CHECK_SECONDS, check=False
+    )
+
+
+def _url(url: str) -> Dict[str, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=_CHECK_SECONDS) as response:
+            return {"check": url, "ok": 200 <= response.status < 400, "detail": "status {0}".format(response.status)}
+    except urllib.error.HTTPError as error:
+        return {"check": url, "ok": False, "detail": "status {0}".format(error.code)}
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return {"check": url, "ok": False, "detail": str(error)}

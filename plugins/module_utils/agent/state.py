@@ -1,0 +1,76 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the last run left on this host: which policies are ours, from which bundle, and whether it finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import FrozenSet, Iterator
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key
+
+
+class Busy(Exception):
+    """Another run is changing this host's policies."""
+
+
+@dataclass(frozen=True)
+class State:
+    """``pending`` is set before the first change and cleared after the last."""
+
+    bundle: str = ""
+    pending: bool = False
+    policies: FrozenSet[Key] = frozenset()
+
+
+class StateFile:
+    """``<directory>/policies.json``, replaced atomically."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.path = os.path.join(directory, "policies.json")
+
+    def read(self) -> State:
+        """The recorded state; an empty one when there is no file. Raises ValueError for a file that is not ours."""
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                raw = json.load(file)
+            return State(raw["bundle"], raw["pending"], frozenset((one["namespace"], one["name"]) for one in raw["policies"]))
+        except FileNotFoundError:
+            return State()
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("{0} is damaged ({1}): remove it and run again".format(self.path, error)) from None
+
+    def write(self, state: State) -> None:
+        policies = [{"namespace": namespace, "name": name} for namespace, name in sorted(state.policies)]
+        text = json.dumps({"bundle": state.bundle, "pending": state.pending, "policies": policies}, indent=2) + "\n"
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        temporary = self.path + ".new"
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+            sync_directory(self.directory)
+        except OSError:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this host for one run. Raises Busy when another one has it."""
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        with open(os.path.join(self.directory, "lock"), "a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Busy("another run is changing the policies of this host: wait for it to end") from None
+            yield
