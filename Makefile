@@ -1,0 +1,23 @@
+# make demo   a staged rollout over a lab on this machine, and one that halts itself
+# make test   all set-up and every check
+# make bench  the measurements of tests/bench
+# make clean  remove what these made
+
+PYTHON ?= python3
+BUILD := .build
+export PYTHON
+
+.PHONY: help demo test bench clean
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo:
+	@rm -rf $(BUILD)/demo && mkdir -p $(BUILD)/demo
+	@echo "Setting up Ansible in $(BUILD)/venv-demo"
+	@tools/venv $(BUILD)/venv-demo tools/demo.in
+	@$(BUILD)/venv-demo/bin/ansible-galaxy collection build --force --output-path $(BUILD)/demo . >/dev/null
+	@$(BUILD)/venv-demo/bin/ansible-galaxy collection install --force --offline --collections-path $(BUILD)/demo/collections $(BUILD)/demo/apiary-tetragon-*.tar.gz >/dev/null
+	@$(BUILD)/venv-demo/bin/python tests/lab/demo.py $(BUILD)/demo $(BUILD)/demo/collections
+
+clean:
+	rm -rf $(BUILD) .mypy_cache .ruff_cache .pytest_cache

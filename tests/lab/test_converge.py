@@ -1,0 +1,135 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The collection's converger against the stand-in: revisions change without a moment in which a forbidden act is allowed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import ConvergeError, Host, converge
+from enforcing import KILL, LSM, deny
+from standin.host import LabHost
+from standin.kernel import Caller, Kernel
+
+ON_BPFFS = bool(os.environ.get("STANDIN_BPFFS"))
+
+
+class Attacker:
+    """One thread that keeps attempting the same acts, forbidden and not, and counts how they end.
+
+    ``wrong``: denied by what an earlier act had left behind.
+    """
+
+    def __init__(self, host: LabHost) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.wrong = 0
+        self._kernel = Kernel(host.root)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Attacker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for path in ("/secret", "/kill", "/lsm", "/harmless"):
+                done = self._kernel.act("open", path, caller=Caller(pid=4000, tid=4001))
+                self.counts[path, done.result] += 1
+                self.wrong += done.stale
+
+    def allowed(self) -> int:
+        return sum(count for (path, result), count in self.counts.items() if result == "allowed" and path != "/harmless")
+
+
+def test_a_revision_changes_without_a_gap(host: LabHost, target: Host) -> None:
+    result = converge(target, [deny("1"), KILL, LSM], "bundle-1")
+    assert result.changed
+    assert host.kernel.pins.real == ON_BPFFS
+    assert not result.warnings
+    wanted = [deny("2", "/more"), KILL, LSM]
+    with Attacker(host) as attacker:
+        while sum(attacker.counts.values()) < 100:
+            pass
+        result = converge(target, wanted, "bundle-2")
+        seen = sum(attacker.counts.values())
+        while sum(attacker.counts.values()) < seen + 100:
+            pass
+    assert [one["action"] for one in result.actions] == ["add", "enforce", "monitor", "write", "remove"]
+    assert bool(result.warnings) != ON_BPFFS  # only on a bpffs stale entries can be looked for
+    assert attacker.allowed() == 0
+    assert attacker.wrong <= 2 or not ON_BPFFS  # two calls of the client leave both copies enforcing for a while
+    assert host.kernel.act("open", "/more").result == "denied"
+    assert {name: one["mode"] for name, one in host.listed().items()} == dict.fromkeys(("deny-2", "kill-1", "lsm-1"), "TP_MODE_ENFORCE")
+    assert not converge(target, wanted, "bundle-2").changed
+    host.stop()
+    host.start()
+    assert host.listed().keys() == {"deny-2", "kill-1", "lsm-1"}
+    assert not converge(target, wanted, "bundle-2").changed
+
+
+def test_a_refused_revision_leaves_the_host_as_it_was(host: LabHost, target: Host) -> None:
+    converge(target, [deny("1"), KILL], "bundle-1")
+    host.faults(load_seconds=0, fail_load=[["deny-2", "the verifier says no"]])
+    with Attacker(host) as attacker, pytest.raises(ConvergeError, match="the verifier says no; the host is as before") as failure:
+        converge(target, [deny("2"), KILL, LSM], "bundle-2")
+    assert failure.value.restored
+    assert attacker.counts["/secret", "allowed"] == attacker.counts["/kill", "allowed"] == 0
+    assert {name: one["state"] for name, one in host.listed().items() if name != "deny-2"} == dict.fromkeys(
+        ("deny-1", "kill-1"), "TP_STATE_ENABLED"
+    )
+
+
+def test_stale_entries_are_cleared(host: LabHost, target: Host) -> None:
+    """Threads that were denied while both copies enforced, and are gone, leave entries that only bpf(2) can clear."""
+    if not ON_BPFFS:
+        pytest.skip("needs a BPF file system")
+    converge(target, [deny("1")], "bundle-1")
+    host.add(deny("extra").text)
+    for thread in range(20):
+        assert host.kernel.act("open", "/secret", caller=Caller(pid=5000, tid=thread + 1)).policies == ["deny-extra"]
+    host.tetra("tp", "delete", "deny-extra")
+    assert bpf.purge_stale(target.pins.override_tasks(("", "deny-1")), 0.05) == 20
+    assert not host.kernel.act("open", "/harmless", caller=Caller(pid=5000, tid=1)).stale
+
+
+@pytest.mark.skipif(ON_BPFFS or os.geteuid() != 0, reason="needs root, once")
+def test_the_same_on_a_real_bpffs(tmp_path: Path) -> None:
+    """This file and test_kill.py again with real maps, programs and links, in a mount namespace that ends with it."""
+    mount = ["unshare", "-m", "mount", "-t", "bpf", "bpf", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no BPF file system can be mounted here")
+    command = [
+        "unshare",
+        "-m",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        str(Path(__file__).with_name("test_kill.py")),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "STANDIN_BPFFS": "1"},
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout

@@ -1,0 +1,454 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whole rollouts through the playbooks, over a few hosts: how they end, halt, go back, and survive their controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, environment
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import build
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Ledger, progress
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from fleet import Fleet
+
+REPOSITORY = Path(__file__).parents[2]
+HOSTS = 3
+POLICIES = [
+    {"policy": "network/c2-ranges", "mode": "enforce", "values": {"ranges": ["192.0.2.0/24"]}},
+    {"policy": "process/fileless-execution", "mode": "monitor"},
+]
+OWN = """
+apiVersion: cilium.io/v1alpha1
+kind: TracingPolicy
+metadata: {name: own}
+spec: {kprobes: [{call: sys_mount}]}
+"""
+RINGS = [{"name": "canary", "take": 1}, {"name": "fleet", "take": "rest", "batch": 1}]
+GATES = {"bake": "1s", "failed_units": False, "control": 2}
+
+
+@dataclass(frozen=True)
+class Played:
+    """A finished ansible-playbook: exit code and everything it printed."""
+
+    code: int
+    output: str
+
+
+class Controller:
+    """A controller's working directory: environment files, bundles, ledger, reports."""
+
+    def __init__(self, directory: Path, fleet: Fleet) -> None:
+        self.directory = directory
+        self.fleet = fleet
+        self.ledger = Ledger(directory / "ledger")
+
+    def environment(self, name: str = "lab.yml", **changes: Any) -> Path:
+        content = {"name": "lab", "agent_version": "1.7.0", "policies": POLICIES, "rings": RINGS, "gates": GATES, **changes}
+        path = self.directory / name
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return path
+
+    def bundle(self, path: Path) -> Path:
+        library = Library([REPOSITORY / "tests/lab/policies", REPOSITORY / "policies"])
+        return bundle.write(build(environment.load(path), library).bundle, self.directory / "bundles")
+
+    def command(self, playbook: str, path: Path, *flags: str, **variables: Any) -> list[str]:
+        known = {
+            "apiary_environment": str(path),
+            "apiary_bundle_dir": str(self.directory / "bundles"),
+            "apiary_ledger_dir": str(self.directory / "ledger"),
+            "apiary_report_dir": str(self.directory / "reports"),
+        }
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        extra = json.dumps({**known, **variables}, default=str)
+        return [program, f"apiary.tetragon.{playbook}", "-i", str(self.fleet.inventory), "-e", extra, *flags]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".build/collections"),
+            "ANSIBLE_STDOUT_CALLBACK": "apiary.tetragon.rings",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+        }
+
+    def play(self, playbook: str, path: Path, *flags: str, **variables: Any) -> Played:
+        done = subprocess.run(
+            self.command(playbook, path, *flags, **variables),
+            env=self.variables,
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        return Played(done.returncode, done.stdout)
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a playbook in a session of its own, to be killed with all its children; it writes to ``output``."""
+        with (self.directory / "output").open("wb") as output:
+            return subprocess.Popen(command, env=self.variables, cwd=self.directory, stdout=output, stderr=output, start_new_session=True)
+
+    def rollout(self, path: Path, chosen: Path, *flags: str, **variables: Any) -> Played:
+        return self.play("rollout", path, *flags, apiary_bundle=chosen, **variables)
+
+    def modes(self) -> dict[str, dict[str, str]]:
+        """What every agent lists: host, policy without revision, mode."""
+        return {
+            name: {policy.rpartition("-")[0]: one["mode"].removeprefix("TP_MODE_").lower() for policy, one in host.listed().items()}
+            for name, host in self.fleet.hosts.items()
+        }
+
+    def kinds(self) -> list[str]:
+        return [entry["kind"] for entry in self.ledger.read()]
+
+    def report(self) -> dict[str, Any]:
+        newest = max((self.directory / "reports").glob("rollout-*.json"), key=lambda path: path.stat().st_mtime_ns)
+        content: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
+        assert newest.with_suffix(".html").stat().st_size > 1000
+        return content
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[Controller]:
+    with Fleet(tmp_path / "lab", HOSTS) as fleet:
+        yield Controller(tmp_path, fleet)
+
+
+WANTED = {"c2-ranges": "enforce", "fileless-execution": "monitor"}
+NOTHING: dict[str, str] = {}
+
+
+def everywhere(what: dict[str, str]) -> dict[str, dict[str, str]]:
+    return {f"host{number:02d}": what for number in range(1, HOSTS + 1)}
+
+
+def test_a_rollout_reaches_every_host_ring_by_ring(controller: Controller) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    done = controller.rollout(path, chosen)
+    assert done.code == 0, done.output
+    assert controller.modes() == everywhere(WANTED)
+    assert controller.kinds() == [
+        "rollout-started",
+        *("ring-started", "gate", "ring-passed") * 2,
+        "rollout-finished",
+    ]
+    started = [entry["ring"] for entry in controller.ledger.read() if entry["kind"] == "ring-started"]
+    assert started == ["canary", "fleet"]
+    assert re.findall(r"batch \d of \d", done.output) == ["batch 1 of 1", "batch 1 of 2", "batch 2 of 2"]
+    report = controller.report()
+    assert (report["outcome"], [ring["state"] for ring in report["rings"]]) == ("finished", ["passed", "passed"])
+    processes = {name: host.process and host.process.pid for name, host in controller.fleet.hosts.items()}
+    again = controller.rollout(path, chosen)
+    assert (again.code, "add " in again.output) == (0, False)
+    assert processes == {
+        name: json.loads(host.inside("/var/run/tetragon/tetragon.pid").read_text()) for name, host in controller.fleet.hosts.items()
+    }
+    told = controller.play("status", path)
+    assert "every host runs what it should" in told.output
+
+
+def test_check_mode_tells_what_would_happen_and_does_nothing(controller: Controller) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    done = controller.rollout(path, chosen, "--check", "--diff")
+    assert done.code == 0, done.output
+    assert done.output.count("add c2-ranges-") == HOSTS
+    assert re.search(r"^\+c2-ranges-[0-9a-f]{8}: enforce$", done.output, re.MULTILINE)
+    assert controller.modes() == everywhere(NOTHING)
+    assert not (controller.directory / "ledger").exists()
+    assert controller.rollout(path, chosen).code == 0
+    after = controller.rollout(path, chosen, "--check", "--diff")
+    assert (after.code, "add " in after.output) == (0, False)
+
+
+def test_a_noisy_policy_halts_at_the_canary_and_goes_back(controller: Controller) -> None:
+    path = controller.environment()
+    assert controller.rollout(path, controller.bundle(path)).code == 0
+    noisy = controller.environment(
+        "noisy.yml", policies=[*POLICIES, {"policy": "file/config-reads", "mode": "monitor"}], gates={**GATES, "bake": "3s"}
+    )
+    chosen = controller.bundle(noisy)
+    roots = [str(host.path) for host in controller.fleet.hosts.values()]
+    workload = subprocess.Popen([sys.executable, "-m", "standin.workload", "--rate", "60", *roots], cwd=REPOSITORY / "tests/lab")
+    try:
+        done = controller.rollout(noisy, chosen)
+    finally:
+        workload.terminate()
+        workload.wait()
+    assert done.code != 0
+    assert re.search(
+        r"halted at ring canary: host\d\d: events of config-reads-[0-9a-f]{8}: \d+ events; limit 20.*every changed host is back",
+        done.output,
+    )
+    assert controller.modes() == everywhere(WANTED)
+    report = controller.report()
+    assert (report["outcome"], [ring["state"] for ring in report["rings"]]) == ("rolled back", ["rolled back", "waiting"])
+    refused = controller.rollout(noisy, chosen)
+    assert "failed its gate before" in refused.output
+    assert refused.code != 0
+    assert controller.rollout(noisy, chosen, apiary_retry=True).code == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        pytest.param(
+            {"fail_load": [["c2-ranges", "the verifier says no"]]},
+            "c2-ranges-.*: the verifier says no; the host is as before",
+            id="refused",
+        ),
+        pytest.param(
+            {"burn_cpu_policy": {"prefix": "c2-ranges", "cores": 0.9}}, "cpu: 0.* cores; limit 0.1 above the baseline", id="costs too much"
+        ),
+        pytest.param({"exit_after_load": "c2-ranges"}, "tetra cannot|connection|agent", id="crashes"),
+    ],
+)
+def test_a_policy_that_misbehaves_on_the_canary_reaches_nobody_else(controller: Controller, faults: dict[str, Any], reason: str) -> None:
+    path = controller.environment(gates={**GATES, "bake": "3s"})
+    chosen = controller.bundle(path)
+    for host in controller.fleet.hosts.values():
+        host.faults(**faults)
+    done = controller.rollout(path, chosen)
+    assert done.code != 0
+    assert re.search(f"halted at ring canary: .*({reason})", done.output), done.output
+    changed = [entry["hosts"] for entry in controller.ledger.read() if entry["kind"] == "rolled-back"]
+    alive = {name: host for name, host in controller.fleet.hosts.items() if host.process and host.process.poll() is None}
+    assert len(changed) == 1
+    assert len(alive) >= HOSTS - 1
+    assert all(host.listed() == {} for host in alive.values())
+    if len(alive) < HOSTS:
+        assert "NOT back: " in done.output
+
+
+def test_a_host_that_cannot_go_back_is_named(controller: Controller) -> None:
+    path = controller.environment(gates={**GATES, "commands": ["false"]})
+    chosen = controller.bundle(path)
+    for host in controller.fleet.hosts.values():
+        host.faults(hang_on="delete")
+    controller.fleet.write_inventory(**{name: {"apiary_timeout": 3} for name in controller.fleet.hosts})
+    done = controller.rollout(path, chosen)
+    assert done.code != 0
+    assert re.search(r"halted at ring canary: host\d\d: health of false: exit code 1; NOT back: host\d\d", done.output), done.output
+
+
+def test_missing_data_halts_without_going_back_and_the_next_run_goes_on(controller: Controller) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    for host in controller.fleet.hosts.values():
+        (host.inside("/etc/tetragon/tetragon.conf.d/metrics-server")).unlink()
+        host.stop()
+        host.start()
+    done = controller.rollout(path, chosen)
+    assert done.code != 0
+    assert "the gate is inconclusive" in done.output
+    assert "set its flag metrics-server" in done.output
+    assert sorted(map(len, controller.modes().values())) == [0, 0, 2]
+    quiet = controller.environment(gates={**GATES, "events_lost": False, "export_stalled": False})
+    assert controller.bundle(quiet) == chosen
+    again = controller.rollout(quiet, chosen)
+    assert again.code == 0, again.output
+    assert "rollout-resumed" in controller.kinds()
+    assert controller.kinds().count("rollout-started") == 1
+    assert controller.modes() == everywhere(WANTED)
+
+
+def test_hosts_that_cannot_be_reached_count_against_the_budget(controller: Controller) -> None:
+    lost = {"ansible_connection": "ansible.builtin.ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    controller.fleet.write_inventory(host02=lost)
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    refused = controller.rollout(path, chosen)
+    assert refused.code != 0
+    assert "1 of 3 hosts cannot take part and 0 may be missing: host02: unreachable" in refused.output
+    assert controller.modes() == everywhere(NOTHING)
+    tolerant = controller.environment(gates={**GATES, "unreachable": 1})
+    done = controller.rollout(tolerant, chosen)
+    assert done.code == 0, done.output
+    assert controller.modes() == {"host01": WANTED, "host02": NOTHING, "host03": WANTED}
+    told = controller.play("status", tolerant)
+    assert "host02: was never part of a rollout" in told.output
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param("agent", "no agent answers", id="agent not there"),
+        pytest.param("client", "no program '/no/such/tetra' here", id="client not there"),
+        pytest.param("hangs", "no answer within 2 seconds", id="agent hangs"),
+        pytest.param("version", "runs agent 1.6.1; the environment's policies were checked for 1.7.0", id="other version"),
+        pytest.param("kernel", "lacks fmodret, which Override on security_.* functions need", id="kernel lacks it"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_changes(controller: Controller, spoil: str, message: str) -> None:
+    host = controller.fleet.hosts["host01"]
+    if spoil == "agent":
+        host.stop()
+    elif spoil == "client":
+        controller.fleet.write_inventory(host01={"apiary_tetra": "/no/such/tetra"})
+    elif spoil == "hangs":
+        host.faults(hang=True)
+        controller.fleet.write_inventory(host01={"apiary_timeout": 2})
+    else:
+        host.faults(**({"version": "1.6.1"} if spoil == "version" else {"kernel_features": {"fmodret": False}}))
+        host.stop()
+        host.start()
+    path = controller.environment()
+    done = controller.rollout(path, controller.bundle(path))
+    assert done.code != 0
+    assert re.search(message, done.output), done.output
+    assert controller.kinds() == []
+    assert controller.fleet.hosts["host02"].listed() == {}
+
+
+def test_a_bundle_altered_by_one_byte_is_refused(controller: Controller) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    file = sorted(chosen.glob("host-*.yaml"))[0]
+    file.write_bytes(file.read_bytes().replace(b"enforce", b"enfarce"))
+    done = controller.rollout(path, chosen)
+    assert done.code != 0
+    assert f"{file.name}: was altered or is missing" in done.output
+    assert controller.modes() == everywhere(NOTHING)
+
+
+def test_a_second_rollout_is_refused_while_the_first_lasts(controller: Controller) -> None:
+    path = controller.environment(gates={**GATES, "bake": "60s"})
+    chosen = controller.bundle(path)
+    command = controller.command("rollout", path, apiary_bundle=chosen)
+    first = controller.start(command)
+    try:
+        wait_for(lambda: "ring-started" in controller.kinds())
+        run = controller.ledger.read()[0]["run"]
+        second = controller.rollout(path, chosen)
+        assert second.code != 0
+        assert f"rollout {run} is under way" in second.output
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+
+
+def test_going_back_is_a_rollout_of_the_former_bundle(controller: Controller) -> None:
+    path = controller.environment()
+    first = controller.bundle(path)
+    assert controller.rollout(path, first).code == 0
+    wider = controller.environment(policies=[{**POLICIES[0], "values": {"ranges": ["192.0.2.0/24", "198.51.100.0/24"]}}, POLICIES[1]])
+    assert controller.rollout(wider, controller.bundle(wider)).code == 0
+    names = {name for host in controller.fleet.hosts.values() for name in host.listed()}
+    done = controller.play("rollback", wider)
+    assert done.code == 0, done.output
+    assert {name for host in controller.fleet.hosts.values() for name in host.listed()} != names
+    stand = progress(controller.ledger.read(), "lab")
+    assert stand.current == bundle.read(first).digest
+    shutil.rmtree(controller.directory / "bundles")
+    lost = controller.play("rollback", wider)
+    assert lost.code != 0
+    assert "is not there, and it is what a roll-back would need" in lost.output
+
+
+def test_drift_is_told_by_host_and_policy(controller: Controller) -> None:
+    path = controller.environment()
+    assert controller.rollout(path, controller.bundle(path)).code == 0
+    host = controller.fleet.hosts["host02"]
+    (name,) = (policy for policy in host.listed() if policy.startswith("c2-ranges"))
+    host.tetra("tp", "set-mode", name, "monitor")
+    host.add(OWN)
+    told = controller.play("status", path)
+    assert "1 of 3 host(s) differ" in told.output
+    assert f"host02: {name} is in mode monitor, not enforce" in told.output
+    assert "policies that are not managed here: own" in told.output
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def milestones(ledger: Path, former: set[Path]) -> set[str]:
+    """Everything durable that the newest run after ``former`` has left so far, named without run and host."""
+    runs = sorted(set((ledger / "runs").glob("*")) - former, key=lambda run: run.stat().st_mtime_ns)
+    if not runs:
+        return set()
+    found = (os.path.join(place, name) for place, _places, names in os.walk(runs[-1]) for name in names)
+    files = {os.path.relpath(path, runs[-1]) for path in found if path.endswith((".json", ".yml"))}
+    lines = [json.loads(line) for line in (ledger / "ledger.jsonl").read_bytes().split(b"\n")[:-1]]
+    entries = {f"{line['kind']} {line.get('ring', '')}" for line in lines if line["run"] == runs[-1].name}
+    return {re.sub(r"host\d\d", "host", name) for name in files} | entries
+
+
+def walk(controller: Controller, command: list[str]) -> tuple[int, set[str]]:
+    """Start a rollout over and over, each time killing it at a milestone that was not reached before.
+
+    What both bundles forbid is tried after every kill. Returns the exit code of the run that got to its end, and all
+    milestones at which one was killed.
+    """
+    ledger = controller.directory / "ledger"
+    former = set((ledger / "runs").glob("*"))
+    known: set[str] = set()
+    while True:
+        process = controller.start(command)
+        new: set[str] = set()
+        while process.poll() is None and not new:
+            time.sleep(0.002)
+            new = milestones(ledger, former) - known
+        if process.poll() is not None:
+            return process.returncode, known
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        known |= milestones(ledger, former)
+        for host in controller.fleet.hosts.values():
+            assert host.kernel.act("connect", "192.0.2.7", "443").result == "denied", new
+
+
+def test_a_controller_that_is_killed_anywhere_is_taken_over_by_the_next_run(controller: Controller) -> None:
+    gates = {**GATES, "bake": "0s", "blocks": 1000, "event_burst": 1000}  # our own probes are blocked
+    path = controller.environment(gates=gates)
+    assert controller.rollout(path, controller.bundle(path)).code == 0
+    changed = controller.environment("changed.yml", gates=gates, policies=[{**POLICIES[0], "values": {"ranges": ["192.0.2.0/25"]}}])
+    chosen = controller.bundle(changed)
+
+    code, known = walk(controller, controller.command("rollout", changed, apiary_bundle=chosen))
+    assert code == 0, (controller.directory / "output").read_text()
+    rings = {f"{kind} {ring}" for kind in ("ring-started", "gate", "ring-passed") for ring in ("canary", "fleet")}
+    assert {"run.json", "fleet/host.json", "plan.json", "rollout-started ", *rings} <= known
+    assert len(known) > 18
+    expected = {policy["loaded"] for policy in bundle.read(chosen).policies_for(())}
+    assert {name: set(host.listed()) for name, host in controller.fleet.hosts.items()} == dict.fromkeys(controller.fleet.hosts, expected)
+    stand = progress(controller.ledger.read(), "lab")
+    assert (stand.current, stand.run) == (bundle.read(chosen).digest, "")
+    assert not (controller.directory / "ledger/lab.lock").exists()
+
+
+def test_a_controller_that_is_killed_anywhere_on_the_way_back_still_gets_there(controller: Controller) -> None:
+    path = controller.environment(gates={**GATES, "bake": "0s"})
+    assert controller.rollout(path, controller.bundle(path)).code == 0
+    bad = controller.environment(
+        "bad.yml", gates={**GATES, "bake": "0s", "commands": ["false"]}, policies=[{**POLICIES[0], "values": {"ranges": ["192.0.2.0/25"]}}]
+    )
+
+    code, known = walk(controller, controller.command("rollout", bad, apiary_bundle=controller.bundle(bad)))
+    assert code != 0
+    assert {"gate canary", "rings/canary/back/host.json", "rolled-back canary", "rollout-halted canary"} <= known
+    assert controller.modes() == everywhere(WANTED)
