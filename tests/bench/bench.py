@@ -1,0 +1,221 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The measurements that performance is judged by: ratios of two things measured in one run, and a few absolute costs.
+
+``bench.py DIRECTORY COLLECTIONS`` prints a table and writes ``bench.json``. Hosts are stand-in agents on this machine,
+so what is compared is the cost on the controller and on the hosts together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent / "lab"))
+
+from fleet import Fleet  # noqa: E402
+
+POLICIES, ENVIRONMENTS = 40, 20
+MANY_HOSTS, FEW_HOSTS, PLANNED_HOSTS = 100, 5, 10_000
+REPEATS = 3
+SOURCES = sorted(path.parent for path in (REPOSITORY / "policies").glob("*/*/meta.yml"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement: what was reached, and the goal it is held against."""
+
+    name: str
+    value: float
+    unit: str
+    goal: str
+    good: bool
+    detail: str
+
+
+class Bench:
+    """One run of all measurements in a directory of its own."""
+
+    def __init__(self, directory: Path, collections: Path) -> None:
+        self.directory = directory
+        self.environment = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+            "ANSIBLE_FORKS": "4",
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
+            "PYTHONPATH": str(collections),
+        }
+        self.library = directory / "policies"
+        self._make_library()
+
+    def run(self) -> list[Result]:
+        results = []
+        for measure in (self.render_and_check, self.plan_rings, self.converge_nothing, self.converge_change):
+            for result in measure():
+                verdict = "ok  " if result.good else "MISS"
+                print(
+                    f"{verdict}  {result.name:<42} {result.value:>8.3g} {result.unit:<3} goal {result.goal:<7} {result.detail}", flush=True
+                )
+                results.append(result)
+        return results
+
+    def _make_library(self) -> None:
+        """Forty policies: copies of the library's, under names of their own."""
+        for number in range(POLICIES):
+            source = SOURCES[number % len(SOURCES)]
+            name = f"p{number:02d}"
+            target = self.library / source.parent.name / name
+            shutil.copytree(source, target)
+            template = target / "policy.yaml.j2"
+            text = template.read_text(encoding="utf-8")
+            template.write_text(text.replace(f"\n  name: {source.name}\n", f"\n  name: {name}\n"), encoding="utf-8")
+        shutil.copytree(REPOSITORY / "policies/_macros", self.library / "_macros")
+
+    def _environment(self, name: str, octet: int) -> Path:
+        """An environment with all forty policies; ``octet`` makes its values its own."""
+        values = {
+            "c2-ranges": {"ranges": [f"198.51.{octet}.0/24"]},
+            "egress-allowlist": {"allowed": [f"10.{octet}.0.0/16"]},
+            "function-call": {"program": "/usr/bin/bash", "function": "change_flag", "first_argument": [octet]},
+            "credential-writes": {"directories": [f"/srv/keys{octet}"]},
+            "immutable-paths": {"directories": [f"/srv/image{octet}"]},
+            "shell-in-container": {"allowed_starters": [f"/opt/app{octet}"]},
+            "fileless-execution": {"exempt": [f"/opt/runtime{octet}"]},
+        }
+        entries = []
+        for number in range(POLICIES):
+            source = SOURCES[number % len(SOURCES)]
+            entries.append(
+                {
+                    "policy": f"{source.parent.name}/p{number:02d}",
+                    "mode": "monitor",
+                    "values": values.get(source.name, {}),
+                }
+            )
+        content = {
+            "name": name,
+            "agent_version": "1.7.0",
+            "policies": entries,
+            "rings": [{"name": "all", "take": "rest"}],
+        }
+        path = self.directory / f"{name}.yml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return path
+
+    def _play(self, playbook: Path | str, inventory: Path | None, **variables: object) -> float:
+        """Run a playbook; returns CPU seconds of the whole process tree. Fails the bench when the play fails."""
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), str(playbook), "--extra-vars", json.dumps(variables)]
+        if inventory:
+            command += ["--inventory", str(inventory)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, env=self.environment, cwd=self.directory, capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            raise SystemExit(f"bench: {playbook} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def _bundle(self, environment: Path) -> Path:
+        target = self.directory / "bundles"
+        before = set(target.glob("*"))
+        self._play("apiary.tetragon.bundle", None, apiary_environment=str(environment), apiary_policy_path=[str(self.library)],
+                   apiary_bundle_dir=str(target), apiary_cache_dir=str(self.directory / "cache"))  # fmt: skip
+        return next(iter(set(target.glob("*")) - before))
+
+    def render_and_check(self) -> list[Result]:
+        files = [self._environment(f"env{number:02d}", number) for number in range(ENVIRONMENTS)]
+        script = (
+            "import sys, time\n"
+            "from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment, build\n"
+            "from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import cache, load\n"
+            "library, kept = load.Library([sys.argv[1]]), cache.Cache(sys.argv[2])\n"
+            "start = time.perf_counter()\n"
+            "for path in sys.argv[3:]:\n"
+            "    build.build(environment.load(path), library, kept)\n"
+            "print(time.perf_counter() - start)\n"
+        )
+        kept = self.directory / "render-cache"
+        command = [sys.executable, "-c", script, str(self.library), str(kept), *map(str, files)]
+
+        def seconds() -> float:
+            return float(subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout)
+
+        cold = seconds()
+        warm = min(seconds() for _ in range(REPEATS))
+        what = f"{POLICIES} policies x {ENVIRONMENTS} environments, all values different"
+        return [
+            Result("render and check, cold", cold, "s", "<= 10", cold <= 10, what),
+            Result("render and check, nothing changed", warm, "s", "<= 2", warm <= 2, what),
+        ]
+
+    def plan_rings(self) -> list[Result]:
+        script = (
+            "import resource, sys, time\n"
+            "from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment\n"
+            "from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import Member, plan_rings\n"
+            "lab = environment.load(sys.argv[1])\n"
+            "cells = [(f'6.{n}', arch, os) for n in range(8) for arch in ('x86_64', 'aarch64') for os in ('debian 12', 'rhel 9.4')]\n"
+            f"members = [Member(f'node{{n:05d}}', frozenset([f'rack{{n % 40}}']), cells[n % len(cells)]) for n in range({PLANNED_HOSTS})]\n"
+            "start = time.perf_counter()\n"
+            "plan = plan_rings(lab, members)\n"
+            "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        )
+        lab = REPOSITORY / "environments/production.yml"
+        done = subprocess.run([sys.executable, "-c", script, str(lab)], env=self.environment, capture_output=True, text=True, check=True)
+        seconds, memory = map(float, done.stdout.split())
+        return [
+            Result("plan rings", seconds, "s", "<= 5", seconds <= 5, f"{PLANNED_HOSTS} hosts in 32 cells"),
+            Result("plan rings, memory", memory, "MB", "<= 500", memory <= 500, "whole process"),
+        ]
+
+    def converge_nothing(self) -> list[Result]:
+        """The same hosts, in turn: a play with one ping, a play with one converge that has nothing to change."""
+        bundle = self._bundle(self._environment("many", 200))
+        with Fleet(self.directory / "many", MANY_HOSTS) as fleet:
+            self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(bundle))
+            ratios = []
+            for _ in range(REPEATS):
+                ours = self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(bundle))
+                ping = self._play(HERE / "ping.yml", fleet.inventory)
+                ratios.append(ours / ping)
+        ratio = statistics.median(ratios)
+        detail = f"{POLICIES} policies, {MANY_HOSTS} hosts, CPU seconds; runs: {', '.join(f'{one:.2f}' for one in ratios)}"
+        return [Result("converge with nothing to change : ping", ratio, "x", "<= 1.5", ratio <= 1.5, detail)]
+
+    def converge_change(self) -> list[Result]:
+        """A new set on the same hosts: the usual playbook (template loop, tetra loop) against one converge task."""
+        first, second = (self._bundle(self._environment(f"few{octet}", octet)) for octet in (201, 202))
+        with Fleet(self.directory / "few", FEW_HOSTS) as fleet:
+            self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(first))
+            ours = self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(second))
+            self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle="")
+            self._play(HERE / "usual.yml", fleet.inventory, bundle=str(first), former="")
+            usual = self._play(HERE / "usual.yml", fleet.inventory, bundle=str(second), former=str(first))
+        ratio = usual / ours
+        detail = f"{POLICIES} policies, {FEW_HOSTS} hosts, CPU seconds {usual:.0f} : {ours:.1f}"
+        return [Result("usual playbook : converge, one change", ratio, "x", ">= 15", ratio >= 15, detail)]
+
+
+def main() -> None:
+    """Command line."""
+    directory, collections = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    results = Bench(directory, collections).run()
+    (directory / "bench.json").write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
+    sys.exit(not all(result.good for result in results))
+
+
+if __name__ == "__main__":
+    main()
