@@ -1,5 +1,6 @@
 # make demo   a staged rollout over a lab on this machine, and one that halts itself
 # make test   all set-up and every check
+# make check  the checks that need no root
 # make bench  the measurements of tests/bench
 # make clean  remove what these made
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BUILD := .build
 export PYTHON
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test check bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -17,7 +18,19 @@ demo:
 	@tools/venv $(BUILD)/venv-demo tools/demo.in
 	@$(BUILD)/venv-demo/bin/ansible-galaxy collection build --force --output-path $(BUILD)/demo . >/dev/null
 	@$(BUILD)/venv-demo/bin/ansible-galaxy collection install --force --offline --collections-path $(BUILD)/demo/collections $(BUILD)/demo/apiary-tetragon-*.tar.gz >/dev/null
-	@$(BUILD)/venv-demo/bin/python tests/lab/demo.py $(BUILD)/demo $(BUILD)/demo/collections
+	@PYTHONPATH=$(BUILD)/demo/collections $(BUILD)/venv-demo/bin/python tests/lab/demo.py $(BUILD)/demo $(BUILD)/demo/collections
+
+test:
+	@tools/test
+
+check:
+	@tools/test lint types docs sanity units lab
+
+bench:
+	@tools/venv $(BUILD)/venv-test tools/test.in
+	@tools/tree $(BUILD)/collections
+	@rm -rf $(BUILD)/bench
+	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
 
 clean:
 	rm -rf $(BUILD) .mypy_cache .ruff_cache .pytest_cache

@@ -30,11 +30,11 @@ def title(text: str) -> None:
 
 
 def lab_environment(source: Path, target: Path, extra: list[dict[str, Any]]) -> Path:
-    """An example environment with bakes short enough for a demo, and more policies."""
+    """An example environment with bakes short enough for a demo, limits that fit them, and more policies."""
     content = yaml.safe_load(source.read_text(encoding="utf-8"))
     content["policies"] += extra
     content["rings"][0]["take"] = 2
-    content["gates"] |= {"bake": BAKE, "control": 6, "failed_units": False}
+    content["gates"] |= {"bake": BAKE, "control": 6, "event_burst": 5, "failed_units": False}
     target.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return target
 

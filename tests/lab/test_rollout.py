@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -391,8 +391,7 @@ def milestones(ledger: Path, former: set[Path]) -> set[str]:
     runs = sorted(set((ledger / "runs").glob("*")) - former, key=lambda run: run.stat().st_mtime_ns)
     if not runs:
         return set()
-    found = (os.path.join(place, name) for place, _places, names in os.walk(runs[-1]) for name in names)
-    files = {os.path.relpath(path, runs[-1]) for path in found if path.endswith((".json", ".yml"))}
+    files = {str(path.relative_to(runs[-1])) for path in runs[-1].rglob("*") if path.suffix in (".json", ".yml")}
     lines = [json.loads(line) for line in (ledger / "ledger.jsonl").read_bytes().split(b"\n")[:-1]]
     entries = {f"{line['kind']} {line.get('ring', '')}" for line in lines if line["run"] == runs[-1].name}
     return {re.sub(r"host\d\d", "host", name) for name in files} | entries

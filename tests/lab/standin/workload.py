@@ -54,8 +54,9 @@ def run(roots: Sequence[str], rate: float, seconds: float = 0.0) -> int:
     while not stopped and not (seconds and time.monotonic() - start >= seconds):
         when, index = heapq.heappop(due)
         time.sleep(max(0.0, when - time.monotonic()))
-        caller = Caller(binary=_BINARIES[done % len(_BINARIES)], parent="/usr/lib/systemd/systemd", pid=1000 + done % 30000)
-        kernels[index].act(*_MIX[done % len(_MIX)], caller=caller)
+        turn = done // len(kernels) + index  # every host sees the whole mix, each from another place on
+        caller = Caller(binary=_BINARIES[turn % len(_BINARIES)], parent="/usr/lib/systemd/systemd", pid=1000 + done % 30000)
+        kernels[index].act(*_MIX[turn % len(_MIX)], caller=caller)
         heapq.heappush(due, (when + pause, index))
         done += 1
     return done
