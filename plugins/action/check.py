@@ -49,10 +49,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result = checks.as_json(report)
             written = formats.write_reports(
                 arguments,
-                report=lambda: json.dumps(result, indent=1) + "\n",
-                junit=lambda: formats.junit(f"apiary check {report.environment}", checks.trials(report)),
-                sarif=lambda: formats.sarif(checks.RULES, checks.alerts(report)),
-                markdown=lambda: checks.markdown(report),
+                report=lambda out: out.write(json.dumps(result, indent=1) + "\n"),
+                junit=lambda out: out.write(formats.junit(f"apiary check {report.environment}", checks.trials(report))),
+                sarif=lambda out: out.write(formats.sarif(checks.RULES, checks.alerts(report))),
+                markdown=lambda out: out.write(checks.markdown(report)),
             )
         except Refused as error:
             raise failure(error) from None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.etree import ElementTree
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import refuse
@@ -133,16 +133,20 @@ def _cell(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_file(path: str | Path, compose: Callable[[IO[str]], object]) -> None:
     """Write a report in one rename, so that nobody reads half of it."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(target)
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            compose(out)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def write_reports(wanted: Mapping[str, str | None], **reports: Callable[[], str]) -> list[str]:
+def write_reports(wanted: Mapping[str, str | None], **reports: Callable[[IO[str]], object]) -> list[str]:
     """Write the reports (see ``REPORTS``) that have a path in ``wanted``; returns the paths.
 
     Raises Refused when one cannot be written.
@@ -152,7 +156,7 @@ def write_reports(wanted: Mapping[str, str | None], **reports: Callable[[], str]
         path = wanted.get(name)
         if path:
             try:
-                write_text(path, compose())
+                write_file(path, compose)
             except OSError as error:
                 raise refuse(f"cannot be written: {error}", file=path) from None
             written.append(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
 import pytest
@@ -72,11 +73,11 @@ def test_a_markdown_cell_keeps_its_text(cell: str, shown: str) -> None:
 
 
 def test_only_reports_that_are_wanted_are_made(tmp_path: Path) -> None:
-    def never() -> str:
+    def never(out: IO[str]) -> None:
         raise AssertionError("was not wanted")
 
     target = tmp_path / "new" / "r.json"
-    assert formats.write_reports({"report": str(target), "junit": None}, report=lambda: "{}", junit=never) == [str(target)]
+    assert formats.write_reports({"report": str(target), "junit": None}, report=lambda out: out.write("{}"), junit=never) == [str(target)]
     assert target.read_text(encoding="utf-8") == "{}"
     assert [path.name for path in target.parent.iterdir()] == ["r.json"]
 
@@ -84,5 +85,17 @@ def test_only_reports_that_are_wanted_are_made(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     target = str(tmp_path / "file" / "r.json")
-    problems = refused(lambda: formats.write_reports({"report": target}, report=lambda: "{}"))
+    problems = refused(lambda: formats.write_reports({"report": target}, report=lambda out: out.write("{}")))
     assert messages(problems).startswith(f"{target}: cannot be written: ")
+
+
+def test_a_report_that_breaks_off_leaves_the_former_one(tmp_path: Path) -> None:
+    def breaks(out: IO[str]) -> None:
+        out.write("half")
+        raise ValueError
+
+    target = tmp_path / "r.json"
+    target.write_text("former", encoding="utf-8")
+    with pytest.raises(ValueError):
+        formats.write_file(target, breaks)
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"r.json": "former"}
