@@ -93,7 +93,7 @@ def _install_client(host: LabHost) -> None:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _unused in range(count)]
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()

@@ -15,8 +15,9 @@ import platform
 import re
 import subprocess
 import urllib.error
-import urllib.request
 from typing import Any, Dict, List, Optional, Sequence
+
+from ansible.module_utils.urls import open_url
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import metrics
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
@@ -217,7 +218,7 @@ def _run(command: List[str]) -> subprocess.CompletedProcess[bytes]:
 
 def _url(url: str) -> Dict[str, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=_CHECK_SECONDS) as response:
+        with open_url(url, timeout=_CHECK_SECONDS) as response:
             return {"check": url, "ok": 200 <= response.status < 400, "detail": "status {0}".format(response.status)}
     except urllib.error.HTTPError as error:
         return {"check": url, "ok": False, "detail": "status {0}".format(error.code)}

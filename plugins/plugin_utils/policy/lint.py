@@ -265,7 +265,7 @@ def _return_enforcement(context: Context) -> Found:
 
 @_rule("enforce-without-action")
 def _enforce_without_action(context: Context) -> Found:
-    direct = any(name in ENFORCING for hook in context.hooks for _, name in hook.actions())
+    direct = any(name in ENFORCING for hook in context.hooks for _unused, name in hook.actions())
     if context.mode == "enforce" and not direct:
         yield ("spec",), "mode is enforce but no selector has an enforcing action outside a macro: the agent would only monitor"
 
@@ -417,7 +417,7 @@ def lint_set(policies: Sequence[Mapping[str, Any]]) -> list[Finding]:
     for document in policies:
         spec = document["spec"]
         for hook in hook_entries(spec):
-            overridden = hook.is_security and any(name == "Override" for _, name in hook.actions())
+            overridden = hook.is_security and any(name == "Override" for _unused, name in hook.actions())
             if hook.section in ("lsmhooks", "fentries") or overridden:
                 trampolines[hook.name if hook.section != "lsmhooks" else f"bpf_lsm_{hook.name}"] += 1
             followers += sum(bool(one.get("followChildren")) for s in hook.selectors for one in s.get("matchBinaries", ()))

@@ -127,7 +127,7 @@ def traits(document: Mapping[str, Any], version: Version) -> Traits:
     """Derive the traits of a rendered policy for an agent of this version."""
     spec = document["spec"]
     entries = hook_entries(spec)
-    actions = sorted({name for entry in entries for key in ("matchActions", "matchReturnActions") for _, name in entry.actions(key)})
+    actions = sorted({name for entry in entries for key in ("matchActions", "matchReturnActions") for _unused, name in entry.actions(key)})
     return Traits(
         hooks=tuple(f"{entry.section}:{entry.name}" for entry in entries),
         actions=tuple(actions or ["Post"]),
@@ -140,7 +140,7 @@ def traits(document: Mapping[str, Any], version: Version) -> Traits:
 
 
 def _names(entry: HookEntry) -> set[str]:
-    return {name for _, name in entry.actions()}
+    return {name for _unused, name in entry.actions()}
 
 
 def _link_is_pinned(entry: HookEntry, version: Version) -> bool:
@@ -152,7 +152,7 @@ def _link_is_pinned(entry: HookEntry, version: Version) -> bool:
 
 def _requirements(spec: Mapping[str, Any], entries: Sequence[HookEntry]) -> Iterator[Requirement]:
     for entry in entries:
-        names = _names(entry) | {name for _, name in entry.actions("matchReturnActions")}
+        names = _names(entry) | {name for _unused, name in entry.actions("matchReturnActions")}
         if entry.section == "lsmhooks":
             yield Requirement("probe", ("lsm",), "hooks of BPF LSM")
         if entry.section == "fentries":

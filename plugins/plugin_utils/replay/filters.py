@@ -148,7 +148,7 @@ def _ranges(values: Sequence[str]) -> list[tuple[int, int]]:
     ranges = []
     for value in values:
         try:
-            low, _, high = value.partition(":")
+            low, _unused, high = value.partition(":")
             first, last = int(low, 10), int(high or low, 10)
         except ValueError:
             raise Unsupported(f"value {value!r} is no decimal number or range lo:hi") from None
@@ -181,7 +181,7 @@ def _number(operator: str, values: Sequence[str], type_: str) -> Matcher:
     if operator in RANGE_OPERATORS:
         bounds = []
         for value in values:
-            first, _, last = value.partition(":")
+            first, _unused, last = value.partition(":")
             try:
                 bounds.append((ordered(parse_integer(first)), ordered(parse_integer(last))))
             except ValueError:

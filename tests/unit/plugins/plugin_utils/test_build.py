@@ -340,7 +340,7 @@ def test_a_changed_list_of_protected_programs_is_computed_anew(make: Make, tree:
 
 def test_a_refusal_is_not_kept(make: Make, tree: PolicyTree, tmp_path: Path) -> None:
     tree.add(cases=None)
-    for _ in range(2):
+    for _unused in range(2):
         assert "has no cases" in messages(refused(make, ONE, Cache(tmp_path / "cache")))
 
 

@@ -374,7 +374,7 @@ def test_a_limit_of_true_says_what_is_allowed(read: Read) -> None:
 @pytest.fixture
 def watch(tree: PolicyTree) -> Library:
     """A library with ``files/watch`` (inputs paths, limit) and ``files/needy`` (input owner without default)."""
-    limit, _, owner = INPUTS.partition("  owner:")
+    limit, _unused, owner = INPUTS.partition("  owner:")
     tree.add(meta=META + limit)
     tree.add("files/needy", meta=META + "  owner:" + owner)
     tree.add("files/hosts-only", meta=META.replace("[host, cluster]", "[host]"))

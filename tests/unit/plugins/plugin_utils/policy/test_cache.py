@@ -30,7 +30,7 @@ class Counter:
 @pytest.mark.parametrize("on_disk", [False, True], ids=["in memory", "on disk"])
 def test_a_result_is_computed_once(on_disk: bool, tmp_path: Path) -> None:
     cache, compute = Cache(tmp_path if on_disk else None), Counter()
-    assert [cache.get(["a", 1], compute) for _ in range(3)] == [RESULT] * 3
+    assert [cache.get(["a", 1], compute) for _unused in range(3)] == [RESULT] * 3
     assert compute.calls == 1
 
 

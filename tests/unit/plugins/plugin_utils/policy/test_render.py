@@ -127,7 +127,7 @@ def test_a_form_that_the_policy_does_not_have_is_refused(rendering: Render) -> N
 
 def test_rendering_twice_gives_the_same_text(tree: PolicyTree) -> None:
     tree.add()
-    assert len({render(tree.policy(), {"paths": ["/a"]}, "host", PROTECTED).text("monitor") for _ in range(3)}) == 1
+    assert len({render(tree.policy(), {"paths": ["/a"]}, "host", PROTECTED).text("monitor") for _unused in range(3)}) == 1
 
 
 def test_the_order_in_which_values_are_given_does_not_matter(rendering: Render) -> None:
@@ -215,7 +215,7 @@ def test_what_has_no_spelling_of_its_own_is_refused(expression: str, rendering: 
 @pytest.mark.parametrize(("reference", "form"), FORMS, ids=FORM_IDS)
 def test_a_library_policy_renders_alike_every_time(reference: str, form: str, library: Library) -> None:
     policy = library.get(reference)
-    first, second = (render(policy, LIBRARY_VALUES.get(reference, {}), form, PROTECTED) for _ in range(2))
+    first, second = (render(policy, LIBRARY_VALUES.get(reference, {}), form, PROTECTED) for _unused in range(2))
     assert first.text("enforce") == second.text("enforce")
     assert first.document("monitor")["metadata"] == {"name": f"{policy.name}-{first.revision}"}
 
@@ -539,7 +539,7 @@ def test_loops_in_shared_macros_count_too(tree: PolicyTree) -> None:
 def test_as_many_steps_as_are_allowed_can_be_taken_in_every_rendering(tree: PolicyTree) -> None:
     tree.add(template=in_template("{% for i in range(20000) %}{% endfor %}x"))
     policy = tree.policy()
-    assert [render(policy, {}, "host", PROTECTED).spec["kprobes"][0]["message"] for _ in range(2)] == ["x", "x"]
+    assert [render(policy, {}, "host", PROTECTED).spec["kprobes"][0]["message"] for _unused in range(2)] == ["x", "x"]
 
 
 @pytest.mark.parametrize(

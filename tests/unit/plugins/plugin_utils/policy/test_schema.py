@@ -336,7 +336,7 @@ def with_change(path: Path_, value: object, version: Version) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("path", "value", "version"),
-    [pytest.param(path, value, version, id=f"{name}-{version}") for name, path, value, takes, _ in CHANGES for version in takes],
+    [pytest.param(path, value, version, id=f"{name}-{version}") for name, path, value, takes, _unused in CHANGES for version in takes],
 )
 def test_a_version_takes_what_it_knows(path: Path_, value: object, version: Version) -> None:
     assert problems(with_change(path, value, version), version) == []
@@ -344,7 +344,7 @@ def test_a_version_takes_what_it_knows(path: Path_, value: object, version: Vers
 
 @pytest.mark.parametrize(
     ("path", "value", "version"),
-    [pytest.param(path, value, version, id=f"{name}-{version}") for name, path, value, _, refuses in CHANGES for version in refuses],
+    [pytest.param(path, value, version, id=f"{name}-{version}") for name, path, value, _unused, refuses in CHANGES for version in refuses],
 )
 def test_a_version_refuses_what_it_does_not_know(path: Path_, value: object, version: Version) -> None:
     (problem,) = problems(with_change(path, value, version), version)
