@@ -212,7 +212,7 @@ _HEADER = ("policy", "fired", "quiet", "undecided", "events/host/day", "MiB/host
 
 
 def _rows(replayed: Replayed) -> list[tuple[object, ...]]:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for candidate, totals in replayed.rows():
         per_day = totals.per_day
         source = next(iter(totals.noise.get("binary", ())), None)
