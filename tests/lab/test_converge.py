@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_host_as_it_was(host: LabHost, target: Host, plac
     converge(target, [deny("1"), KILL], "bundle-1")
     before = (host.listed(), target.files.read(), target.state.read())
     with full(Path(target.files.policy_dir if place == "files" else target.state.directory)):
-        with pytest.raises(ConvergeError, match="No space left on device.*; the host is as before") as failure:
+        with pytest.raises(ConvergeError, match=r"No space left on device.*; the host is as before") as failure:
             converge(target, [deny("2"), KILL], "bundle-2")
         assert failure.value.restored
         assert (host.listed(), target.files.read(), target.state.read()) == before
