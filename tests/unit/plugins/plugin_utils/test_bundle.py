@@ -147,6 +147,11 @@ def test_a_directory_that_cannot_be_made_is_refused(place: str, tmp_path: Path) 
     assert "bundle cannot be written" in messages(refused(write, SMALL, tmp_path / place))
 
 
+def test_a_full_disk_is_refused_and_nothing_is_left_behind(full_disk: Path) -> None:
+    assert "bundle cannot be written: [Errno 28] No space left on device" in messages(refused(write, SMALL, full_disk))
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
 # --- read -----------------------------------------------------------------------------------------------------------
 
 
