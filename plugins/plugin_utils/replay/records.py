@@ -37,13 +37,21 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One entry of a hook's ``args`` or ``data``."""
+    """One entry of a hook's ``args`` or ``data``.
+
+    ``context`` is where the hook's arguments come from when it is not the plain function: ``syscall`` for the registers
+    of a system call (R5.5), ``raw`` for a raw tracepoint. ``size_index`` is sizeArgIndex; ``read`` names what else the
+    agent does to read it: ``maxData`` or ``returnCopy`` (R2.3.25).
+    """
 
     index: int
     type: str
     resolve: str = ""
     source: str = ""
     label: str = ""
+    context: str = ""
+    size_index: int = 0
+    read: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,10 @@ class FilePath:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """Addresses as text, ports and state as the exporter prints them; empty or 0 when absent."""
+    """Addresses as text, ports and state as the exporter prints them; empty or 0 when absent.
+
+    ``saddr`` of a sockaddr_un is its path.
+    """
 
     family: str = ""
     type: str = ""
@@ -117,11 +128,14 @@ class Process:
     pod: Pod | None = None
     in_container: bool | None = None
     exec_id: str = ""
+    ancestor_pids: tuple[int, ...] | None = None
+    current_namespaces: bool = False
+    current_capabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of one hook. ``source`` is where it was read from: file and line."""
+    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown."""
 
     hook: Hook
     process: Process
@@ -130,6 +144,7 @@ class Invocation:
     returned: Value | None = None
     time: str = ""
     source: tuple[str, int] = ("", 0)
+    node_labels: Mapping[str, str] | None = None
 
 
 def hook_name(call: str) -> str:
@@ -182,6 +197,7 @@ def decode(
         returned=_value(raw) if raw else None,
         time=str(event.get("time", "")),
         source=source,
+        node_labels=event.get("node_labels"),
     )
 
 
@@ -217,6 +233,8 @@ def _value(raw: Mapping[str, Any]) -> Value:
                 sport=int(value.get("sport", 0)),
                 dport=int(value.get("dport", 0)),
             )
+        if member == "sockaddrun_arg":
+            return Socket(family=value.get("family", ""), saddr=value.get("path", ""))
         if member == "sockaddr_arg":
             return Socket(family=value.get("family", ""), saddr=value.get("addr", ""), sport=int(value.get("port", 0)))
         if member in ("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"):
@@ -266,8 +284,8 @@ def _process(body: Mapping[str, Any], executables: Mapping[str, str] | None, at_
     )
 
 
-def declared(raw: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
-    """A policy hook's ``args`` or ``data`` list."""
+def declared(raw: Iterable[Mapping[str, Any]], context: str = "") -> tuple[Declared, ...]:
+    """A policy hook's ``args`` or ``data`` list. ``context``: see ``Declared``."""
     return tuple(
         Declared(
             int(one.get("index", 0)),
@@ -275,6 +293,9 @@ def declared(raw: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
             str(one.get("resolve", "")),
             str(one.get("source", "")),
             str(one.get("label", "")),
+            "" if one.get("source") else context,
+            int(one.get("sizeArgIndex", 0)),
+            "maxData" if one.get("maxData") else "returnCopy" if one.get("returnCopy") else "",
         )
         for one in raw
     )
