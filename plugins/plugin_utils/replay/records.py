@@ -128,6 +128,7 @@ class Process:
     pod: Pod | None = None
     in_container: bool | None = None
     exec_id: str = ""
+    thread: int = 0
     ancestor_pids: tuple[int, ...] | None = None
     current_namespaces: bool = False
     current_capabilities: bool = False
@@ -281,6 +282,7 @@ def _process(body: Mapping[str, Any], executables: Mapping[str, str] | None, at_
         else None,
         in_container=True if pod else None if raw.get("docker") else False,
         exec_id=raw.get("exec_id", ""),
+        thread=int(raw.get("tid", 0)),
     )
 
 
