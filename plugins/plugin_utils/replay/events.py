@@ -45,6 +45,7 @@ class ProcessRecord(msgspec.Struct, gc=False):
 
     exec_id: str = ""
     pid: int = 0
+    tid: int = 0
     binary: str = ""
     flags: str = ""
     docker: str = ""
@@ -92,6 +93,7 @@ class Event(msgspec.Struct, gc=False):
     rate_limit_info: _Raw = _NOTHING
     test: _Raw = _NOTHING
     node_name: str = ""
+    node_labels: dict[str, str] | None = None
     time: str = ""
 
     def of_no_hook(self) -> bool:
@@ -150,7 +152,14 @@ def event_hook(kind: str, body: Body) -> Hook:
     return Hook(kind, hook_name(body.function_name) if kind == "kprobe" else body.function_name)
 
 
-def invocation(kind: str, body: Body, context: Context, time: str = "", source: tuple[str, int] = ("", 0)) -> Invocation:
+def invocation(
+    kind: str,
+    body: Body,
+    context: Context,
+    time: str = "",
+    source: tuple[str, int] = ("", 0),
+    node_labels: Mapping[str, str] | None = None,
+) -> Invocation:
     """An event as one call of its hook. Raises one of DECODE_ERRORS when its raw parts are of another shape."""
     hook = event_hook(kind, body)
     raw_args, raw_data = _values(body.args), _values(body.data)
@@ -166,6 +175,7 @@ def invocation(kind: str, body: Body, context: Context, time: str = "", source: 
         returned=_value(_member_decoder(returned)) if returned not in (b"", b"{}") else None,
         time=time,
         source=source,
+        node_labels=node_labels,
     )
 
 
@@ -173,7 +183,7 @@ def decode(line: bytes, context: Context, source: tuple[str, int] = ("", 0)) -> 
     """One exported line as an invocation; None for events of no hook. Raises one of DECODE_ERRORS."""
     event = decode_line(line)
     found = body_of(event)
-    return None if found is None else invocation(*found, context, event.time, source)
+    return None if found is None else invocation(*found, context, event.time, source, event.node_labels)
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -193,6 +203,11 @@ class _Sock(msgspec.Struct):
     daddr: str = ""
     sport: int = 0
     dport: int = 0
+
+
+class _SockaddrUnix(msgspec.Struct):
+    family: str = ""
+    path: str = ""
 
 
 class _Sockaddr(msgspec.Struct):
@@ -248,6 +263,7 @@ _READERS: Mapping[str, Callable[[msgspec.Raw], Value]] = {
     "truncated_bytes_arg": _of(_Truncated, lambda one: _buffer("truncated_bytes_arg", one.bytes_arg)),
     **dict.fromkeys(("file_arg", "path_arg", "linux_binprm_arg"), _file),
     **dict.fromkeys(("sock_arg", "skb_arg"), _socket),
+    "sockaddrun_arg": _of(_SockaddrUnix, lambda one: Socket(family=one.family, saddr=one.path)),
     "sockaddr_arg": _of(_Sockaddr, lambda one: Socket(family=one.family, saddr=one.addr, sport=one.port)),
     **dict.fromkeys(("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"), _capabilities),
     # R5.3: the kernel numbers the calls of a 32-bit ABI with bit 31 set.
@@ -378,6 +394,7 @@ def _process(body: Body, context: Context, executable: str | None) -> Process:
         pod=pod,
         in_container=True if pod else None if raw.docker else False,
         exec_id=raw.exec_id,
+        thread=raw.tid,
     )
 
 
@@ -399,6 +416,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "pod": ("process.pod",),
     "in_container": ("process.pod", "process.docker"),
     "exec_id": ("process.exec_id",),
+    "thread": ("process.tid",),
 }
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 

@@ -274,7 +274,7 @@ class _Answer:
 
 
 _Judged = tuple[int, bool | None, tuple[Said, ...]]
-_UNIQUE = frozenset(["time", "source"])
+_UNIQUE = frozenset(["time", "source", "node_labels"])
 _ARGUMENTS = frozenset(["args", "data", "returned"]) | _UNIQUE
 
 
@@ -313,14 +313,14 @@ class _Table:
         self._former: dict[Any, _Answer] = {}
         self._plans: dict[Any, _Plan] = {}
 
-    def answer(self, body: events.Body, key: Any) -> _Answer:
+    def answer(self, body: events.Body, key: Any, event: events.Event) -> _Answer:
         """What the policies say of an event whose key is not in ``kept``.
 
         Raises one of ``events.DECODE_ERRORS`` when a part that they read is of another shape.
         """
         found = self._former.get(key)
         if found is None:
-            found = self._judged(body)
+            found = self._judged(body, event)
             if self._reads & _UNIQUE:
                 return found
             key = self.key(body)
@@ -329,8 +329,8 @@ class _Table:
         self.kept[key] = found
         return found
 
-    def _judged(self, body: events.Body) -> _Answer:
-        plain = events.invocation(self.kind, body, self.context)
+    def _judged(self, body: events.Body, event: events.Event) -> _Answer:
+        plain = events.invocation(self.kind, body, self.context, event.time, node_labels=event.node_labels)
         process_key = self._process_key(plain.process, body)
         plan = self._plans.get(process_key) or _Plan((), self._policies)
         reads: set[str] = set()
@@ -549,7 +549,7 @@ class _Reader:
                                 kind, body, key = identity
                             table = tables.get(key) or self._table(recording.context, key, kind, body)
                             asked = table.key(body)
-                            answer = table.kept.get(asked) or table.answer(body, asked)
+                            answer = table.kept.get(asked) or table.answer(body, asked, event)
                         except events.DECODE_ERRORS as error:
                             if line.strip():
                                 skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, str(error))
