@@ -20,10 +20,10 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, whole
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_files
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_documents, recorder_files
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 
 LIBRARY = Path(__file__).parents[2] / "policies"
 _PAUSE = 2.0
@@ -48,6 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "values": {"type": "dict", "default": {}},
                 "form": {"type": "str", "choices": list(FORMS), "default": FORMS[0]},
                 "protected": {"type": "list", "elements": "str", "default": list(DEFAULT_PROTECTED)},
+                "explain": {"type": "str"},
                 "workers": {"type": "int", "default": 0},
                 **{name: {"type": "path"} for name in formats.REPORTS},
             }
@@ -65,15 +66,18 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     gathered = gather(arguments["policies"], library, version, arguments["protected"], arguments["values"], arguments["form"])
     if not gathered.policies:
         raise Refused(reports.nothing_to_replay(gathered.problems))
+    files = recorder_files(arguments["recorders"], arguments["corpus"])
     recordings = corpus.find(
         [Path(one) for one in arguments["corpus"]],
-        corpus.recorders_of(documents.load(path) for path in recorder_files(arguments["recorders"], arguments["corpus"])),
+        corpus.recorders_of(map(documents.load, files)),
         arguments["executables"],
         arguments["at_hook"],
     )
+    recorders = recorder_documents(files, (one.path for one in recordings))
+    policies = whole.compiled([one.document for one in gathered.policies], recordings, recorders, Target(version[:2]))
     entries = reports.Entries(spool)
     summary = run.replay(
-        [CompiledPolicy(one.document) for one in gathered.policies],
+        policies,
         recordings,
         workers=arguments["workers"] or len(os.sched_getaffinity(0)),
         agent_version=arguments["agent_version"],

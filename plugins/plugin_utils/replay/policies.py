@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,3 +156,11 @@ def recorder_files(named: Sequence[str], recordings: Sequence[str]) -> list[Path
     for path in (*(Path(one) for one in named), *(one for one in dict.fromkeys(beside) if one.is_dir())):
         found += sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES) if path.is_dir() else [path]
     return found
+
+
+def recorder_documents(files: Iterable[Path], recordings: Iterable[Path]) -> list[Mapping[str, Any]]:
+    """The policies in these files, and in the directories of these recordings: those that the agent could have run."""
+    homes = dict.fromkeys(path.parent for path in recordings)
+    own = [file for home in homes for place in (home, home / "policies") for file in sorted(place.glob("*.y*ml"))]
+    loaded = [documents.load(file) for file in dict.fromkeys(path.resolve() for path in (*files, *own))]
+    return [one.data for one in loaded if _is_policy(one) and isinstance(one.data.get("spec"), dict)]

@@ -21,9 +21,26 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus impo
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.explain import HookExplanation
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.history import History
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation, Process
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 
 _PROCESS_FILTERS = ("matchBinaries", "matchParentBinaries", "matchPIDs", "matchNamespaces", "matchCapabilities")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def compiled(
+    documents: Sequence[Mapping[str, Any]],
+    recordings: Sequence[Recording],
+    recorders: Iterable[Mapping[str, Any]],
+    target: Target,
+) -> list[CompiledPolicy | WholePolicy]:
+    """Policies ready for these recordings, which are read once first where that decides more. ``recorders``: the policies
+    that recorded them."""
+    hooks = recorded_hooks(recordings)
+    plain = [CompiledPolicy(one, target, hooks) for one in documents]
+    if not any(map(asks_for_history, documents)):
+        return list(plain)
+    history = gather(recordings, recorders)
+    return [WholePolicy(policy, history) if asks_for_history(one) else policy for one, policy in zip(documents, plain, strict=True)]
 
 
 def asks_for_history(document: Mapping[str, Any]) -> bool:
@@ -39,9 +56,10 @@ def recorded_hooks(recordings: Iterable[Recording]) -> frozenset[Hook]:
     return frozenset(hook for one in recordings for declarations in one.context.recorders.values() for hook in declarations)
 
 
-def gather(recordings: Sequence[Recording], recorders: Iterable[Mapping[str, Any]], executables: Mapping[str, str] | None) -> History:
+def gather(recordings: Sequence[Recording], recorders: Iterable[Mapping[str, Any]]) -> History:
     """Read all recordings once for what they show as a whole. Lines that are no events are left to the replay to count."""
-    history = History(recorders, executables)
+    told = [one.context.executables for one in recordings if one.context.executables is not None]
+    history = History(recorders, {name: file for known in told for name, file in known.items()} if told else None)
     for recording in recordings:
         try:
             with corpus.Lines(recording.path) as lines:
