@@ -234,7 +234,7 @@ class _WatchedProcess(Process):
 
 
 class _WatchedInvocation(Invocation):
-    """An invocation that holds its hook and its process, and notes what else is read."""
+    """An invocation that holds its hook, its node's labels and its process, and notes what else is read."""
 
     __slots__ = ("_plain", "_reads")
     _plain: Invocation
@@ -255,6 +255,7 @@ def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invoca
         put(view, "_plain", of)
         put(view, "_reads", reads)
     put(invocation, "hook", plain.hook)
+    put(invocation, "node_labels", plain.node_labels)
     put(invocation, "process", process)
     return invocation
 
@@ -287,16 +288,19 @@ class _Plan:
 
 
 class _Table:
-    """The verdicts at one hook, for events recorded by one policy.
+    """The verdicts at one hook, for events recorded by one policy on nodes with the same labels.
 
     ``kept`` holds answers by ``key``; those of ``former`` were not asked for since ``kept`` was last full.
     """
 
-    def __init__(self, kind: str, body: events.Body, context: events.Context, policies: Sequence[CompiledPolicy]) -> None:
+    def __init__(
+        self, kind: str, body: events.Body, context: events.Context, node_labels: bytes, policies: Sequence[CompiledPolicy]
+    ) -> None:
         hook = events.event_hook(kind, body)
         declared = context.declared(body.policy_name, hook)
         self.kind = kind
         self.context = context
+        self.node_labels = node_labels
         self.hook = str(hook)
         self.recorder = "" if declared is not None else body.policy_name
         self._sources = events.sources(declared)
@@ -330,7 +334,7 @@ class _Table:
         return found
 
     def _judged(self, body: events.Body) -> _Answer:
-        plain = events.invocation(self.kind, body, self.context)
+        plain = events.invocation(self.kind, body, self.context, node_labels=self.node_labels)
         process_key = self._process_key(plain.process, body)
         plan = self._plans.get(process_key) or _Plan((), self._policies)
         reads: set[str] = set()
@@ -500,11 +504,11 @@ class _Reader:
         self._policies = policies
         self._tables: dict[events.Context, dict[Any, _Table]] = {}
 
-    def _table(self, context: events.Context, key: tuple[str, ...], kind: str, body: events.Body) -> _Table:
+    def _table(self, context: events.Context, key: tuple[str | bytes, ...], kind: str, body: events.Body, labels: bytes) -> _Table:
         tables = self._tables[context]
         if len(tables) >= MAX_KEPT:
             tables.clear()
-        table = tables[key] = _Table(kind, body, context, self._policies)
+        table = tables[key] = _Table(kind, body, context, labels, self._policies)
         return table
 
     def read(self, recording: Recording, entry: Callable[[Entry], None] | None, advance: Callable[[int], None]) -> _Part:
@@ -513,7 +517,7 @@ class _Reader:
         file = str(recording.path)
         number = found = others = backwards = folded = 0
         tables = self._tables.setdefault(recording.context, {})
-        key: tuple[str, ...]
+        key: tuple[str | bytes, ...]
         touched: list[_Answer] = []
         recent: dict[str, tuple[Any, ...]] = {}
         former: dict[str, tuple[Any, ...]] = {}
@@ -537,7 +541,7 @@ class _Reader:
                             event = events.decode_line(line)
                             body = event.process_kprobe
                             if body is not msgspec.UNSET:
-                                kind, key = "kprobe", (body.function_name, body.policy_name)
+                                kind, key = "kprobe", (body.function_name, body.policy_name, bytes(event.node_labels))
                             else:
                                 identity = events.identity(event)
                                 if identity is None:
@@ -547,7 +551,7 @@ class _Reader:
                                         skip(FOREIGN, f"begins with {line[:60]!r}")
                                     continue
                                 kind, body, key = identity
-                            table = tables.get(key) or self._table(recording.context, key, kind, body)
+                            table = tables.get(key) or self._table(recording.context, key, kind, body, bytes(event.node_labels))
                             asked = table.key(body)
                             answer = table.kept.get(asked) or table.answer(body, asked)
                         except events.DECODE_ERRORS as error:
