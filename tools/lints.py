@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE, KINDS, Rule
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.migrate import CHANGES
 
 WIDTH = 120
 HEAD = """\
@@ -32,6 +33,12 @@ What the agent refuses cannot be allowed, nor a rule that the policy does not br
 
 Examples are specs of a policy for agent 1.7.0 in mode monitor, on kernels of which nothing is known but that they are
 5.15 or newer; what differs is said. An environment can tell what its kernels have: see `environments.md`.
+"""
+
+
+MIGRATION = """\
+`migrate()` holds a policy against two agent versions, up or down, and says what changes: what the other version refuses,
+which rules it breaks there and not here or here and not there, links that are pinned, what the agent must have, and:
 """
 
 
@@ -76,6 +83,10 @@ def text() -> str:
             for part in shown(rule):
                 is_text = part.startswith(("**", "Source"))
                 lines.append(textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False) if is_text else part)
+    lines.append("## Between versions\n")
+    lines.append(MIGRATION)
+    lines.append("| since | before | from then on | source |\n|---|---|---|---|")
+    lines += [f"| {'.'.join(map(str, one.since))} | {one.before} | {one.after} | {one.source} |" for one in CHANGES]
     return "\n".join(lines).rstrip() + "\n"
 
 

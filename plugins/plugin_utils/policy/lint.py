@@ -69,13 +69,16 @@ def lint_file(path: str | Path, version: Version, kernel: Kernel | None = None, 
     problems = documents.validate(document, tracing_policy(version))
     if problems:
         raise Refused(problems)
-    data = document.data
-    derived = traits(data, version)
-    monitored = any(one["name"] == "policy-mode" and one.get("value") == "monitor" for one in data["spec"].get("options", ()))
+    return lint(context_of(document.data, version, kernel, protected), document)
+
+
+def context_of(document: Mapping[str, Any], version: Version, kernel: Kernel | None = None, protected: Sequence[str] = ()) -> Context:
+    """A TracingPolicy of sound shape, ready for the lints, in the mode that its options say."""
+    metadata, spec, derived = document["metadata"], document["spec"], traits(document, version)
+    monitored = any(one["name"] == "policy-mode" and one.get("value") == "monitor" for one in spec.get("options", ()))
     mode = "enforce" if derived.enforcing and not monitored else "monitor"
-    metadata = data["metadata"]
-    namespace = metadata.get("namespace", "default") if data["kind"] == "TracingPolicyNamespaced" else None
-    return lint(Context(metadata["name"], data["spec"], namespace, mode, version, tuple(protected), derived, kernel or Kernel()), document)
+    namespace = metadata.get("namespace", "default") if document["kind"] == "TracingPolicyNamespaced" else None
+    return Context(metadata["name"], spec, namespace, mode, version, tuple(protected), derived, kernel or Kernel())
 
 
 def _plainly(problem: Problem) -> Problem:

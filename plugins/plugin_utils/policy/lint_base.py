@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,7 +44,8 @@ class Filter:
 
     @property
     def values(self) -> Sequence[str]:
-        return self.raw.get("values") or ()
+        values: Sequence[str] = self.raw.get("values", ())
+        return values
 
     @property
     def type(self) -> str:
@@ -86,7 +88,7 @@ class Context:
     @cached_property
     def hooks(self) -> list[HookEntry]:
         """All hooks, their macros filled in."""
-        macros = self.spec.get("selectorsMacros") or {}
+        macros = self.spec.get("selectorsMacros", {})
         return [
             replace(entry, raw={**entry.raw, "selectors": [_expanded(one, macros) for one in entry.selectors]}) if macros else entry
             for entry in hook_entries(self.spec)
@@ -105,7 +107,7 @@ class Context:
             Filter((*path, key, place), key, hook, selector, one, *_addressed(key, one, hook))
             for hook, path, selector in self.selectors()
             for key in ARGUMENT_KEYS
-            for place, one in enumerate(selector.get(key) or ())
+            for place, one in enumerate(selector.get(key, ()))
         ]
 
     @cached_property
@@ -115,12 +117,34 @@ class Context:
             Action((*path, key, place), key, hook, selector, one)
             for hook, path, selector in self.selectors()
             for key in ACTION_KEYS
-            for place, one in enumerate(selector.get(key) or ())
+            for place, one in enumerate(selector.get(key, ()))
         ]
 
     @cached_property
+    def _by_hook(self) -> tuple[Mapping[Where, list[Filter]], Mapping[Where, list[Action]], Mapping[int, list[Filter]]]:
+        filters: defaultdict[Where, list[Filter]] = defaultdict(list)
+        actions: defaultdict[Where, list[Action]] = defaultdict(list)
+        beside: defaultdict[int, list[Filter]] = defaultdict(list)
+        for one in self.filters:
+            filters[one.hook.path].append(one)
+            beside[id(one.selector)].append(one)
+        for action in self.actions:
+            actions[action.hook.path].append(action)
+        return filters, actions, beside
+
+    def filters_of(self, hook: HookEntry) -> Sequence[Filter]:
+        return self._by_hook[0].get(hook.path, ())
+
+    def actions_of(self, hook: HookEntry) -> Sequence[Action]:
+        return self._by_hook[1].get(hook.path, ())
+
+    def beside(self, one: Filter) -> Sequence[Filter]:
+        """All filters of the same selector."""
+        return self._by_hook[2][id(one.selector)]
+
+    @cached_property
     def options(self) -> Mapping[str, str]:
-        return {one["name"]: str(one.get("value", "")) for one in self.spec.get("options") or ()}
+        return {one["name"]: str(one.get("value", "")) for one in self.spec.get("options", ())}
 
     @property
     def kprobe_multi(self) -> bool:
@@ -135,14 +159,17 @@ class Context:
             return False
         return self.namespace is not None or any(self.spec.get(key) is not None for key in ("podSelector", "containerSelector"))
 
+    @cached_property
+    def _lists(self) -> Mapping[str, list[str]]:
+        return {one["name"]: one.get("values", []) for one in self.spec.get("lists", ())}
+
     def functions(self, hook: HookEntry) -> list[str]:
         """The functions that a kprobe or fentry attaches to, lists looked up, without the prefix of an architecture (R5.1, R5.2)."""
         if hook.section not in ("kprobes", "fentries"):
             return []
         names = [hook.name]
         if hook.name.startswith("list:"):
-            lists = [one for one in self.spec.get("lists") or () if f"list:{one['name']}" == hook.name]
-            names = [name for one in lists for name in one.get("values") or ()]
+            names = self._lists.get(hook.name[5:], [])
         return [plain_name(name) for name in names]
 
 
@@ -170,10 +197,10 @@ def plain_name(call: str) -> str:
 def _expanded(selector: Mapping[str, Any], macros: Mapping[str, Any]) -> Mapping[str, Any]:
     """A selector with the lists of its macros appended (R1.14)."""
     expanded = dict(selector)
-    for name in selector.get("macros") or ():
-        for key, entries in (macros.get(name) or {}).items():
+    for name in selector.get("macros", ()):
+        for key, entries in macros.get(name, {}).items():
             if isinstance(entries, list):
-                expanded[key] = [*(expanded.get(key) or ()), *entries]
+                expanded[key] = [*expanded.get(key, ()), *entries]
     return expanded
 
 
@@ -185,8 +212,8 @@ def _addressed(key: str, raw: Mapping[str, Any], hook: HookEntry) -> tuple[int |
     """
     if key == "matchReturnArgs":
         return None, hook.raw.get("returnArg") or {"type": "int"}
-    listed = hook.raw.get("data" if key == "matchData" else "args") or ()
-    by_position = raw.get("args") or ()
+    listed = hook.raw.get("data" if key == "matchData" else "args", ())
+    by_position = raw.get("args", ())
     position: int | None = by_position[0] if by_position else raw.get("index", 0)
     if key == "matchArgs" and not by_position:
         if hook.section == "tracepoints":

@@ -349,7 +349,7 @@ def _filter_ceilings(one: Filter) -> Found:
 
 def _substrings(context: Context, hook: HookEntry) -> Found:
     """Outside of uprobes the map of substrings has one slot (R2.3.24)."""
-    found = [(one.path, len(one.values)) for one in context.filters if one.hook.path == hook.path and one.operator in SUBSTRINGS]
+    found = [(one.path, len(one.values)) for one in context.filters_of(hook) if one.operator in SUBSTRINGS]
     limit = 100 if hook.section == "uprobes" else 1
     if sum(count for _unused, count in found) > limit:
         yield found[-1][0], f"the hook searches for {sum(count for _unused, count in found)} substrings; at most {limit}"

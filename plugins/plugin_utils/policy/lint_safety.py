@@ -228,9 +228,9 @@ def _lsm_override(context: Context) -> Found:
 def _not_persistent(context: Context) -> Found:
     if context.mode != "enforce":
         return
-    version = ".".join(map(str, context.version))
+    version, unpinned = ".".join(map(str, context.version)), set(context.traits.unpinned)
     for hook in context.hooks:
-        if f"{hook.section}:{hook.name}" in context.traits.unpinned and any(action.hook.path == hook.path for action in context.actions):
+        if f"{hook.section}:{hook.name}" in unpinned and context.actions_of(hook):
             instead = f"a kprobe on {as_kprobe(hook.name)}" if hook.section == "lsmhooks" else "a tracepoint without raw, or a kprobe"
             yield (
                 hook.path,
@@ -300,11 +300,12 @@ def _syscall_argument(context: Context) -> Found:
 
 @check("compat-syscall")
 def _compat_syscall(context: Context) -> Found:
+    hooked = {hook.name for hook in context.hooks}
     for hook in context.hooks:
         if hook.section != "kprobes" or not hook.is_syscall or hook.name.startswith(("list:", "__ia32_")):
             continue
-        acting = any(action.hook.path == hook.path and action.name in ENFORCING for action in context.actions)
-        if acting and not any(other.name == f"__ia32_{hook.name}" for other in context.hooks):
+        acting = any(action.name in ENFORCING for action in context.actions_of(hook))
+        if acting and f"__ia32_{hook.name}" not in hooked:
             yield hook.path, f"{hook.name} is not what a 32-bit program calls: use a list with {hook.name} and i386/{hook.name}"
 
 
@@ -314,8 +315,8 @@ def _path_filtered(context: Context) -> list[HookEntry]:
         hook
         for hook in context.hooks
         if hook.name in _FILE_HOOKS
-        and any(one.hook.path == hook.path and one.type in _PATH_TYPES and one.key == "matchArgs" for one in context.filters)
-        and any(action.hook.path == hook.path and action.name in ENFORCING for action in context.actions)
+        and any(one.type in _PATH_TYPES and one.key == "matchArgs" for one in context.filters_of(hook))
+        and any(action.name in ENFORCING for action in context.actions_of(hook))
     ]
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Check, Context, Filter, Found, register
@@ -18,6 +18,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_refuse
     ENDS,
     EXACT,
     INTEGERS,
+    MAX_FILTERS,
+    MAX_SELECTORS,
     NAMED,
     PORTS,
     PRIVILEGED,
@@ -44,6 +46,7 @@ _SIZES = {
 }  # fmt: skip
 _SEEN = 2047
 _BLOCK = 1024
+_SOME = MAX_SELECTORS * MAX_FILTERS
 
 
 @check("unknown-option")
@@ -377,7 +380,7 @@ def _argument_offset(context: Context) -> Found:
             continue
         before = list(one.hook.raw.get("args", ()))
         before = before + list(one.hook.raw.get("data", ()))[: one.position] if one.key == "matchData" else before[: one.position]
-        pinned = {id(other.argument) for other in context.filters if other.selector is one.selector and other.operator == "Equal"}
+        pinned = {id(other.argument) for other in context.beside(one) if other.operator == "Equal"}
         sizes = [0 if id(argument) in pinned else 4 + _SIZES.get(argument["type"], 4) for argument in before]
         if sum(sizes) > _SEEN:
             long = before[max(range(len(sizes)), key=sizes.__getitem__)]
@@ -410,8 +413,8 @@ def block_size(context: Context, hook: HookEntry) -> int:
         size += 8 * len(selector.get("matchNamespaceChanges", ()))
         for one in selector.get("matchActions", ()):
             size += actions.get(one["action"], 4 if one["action"] in ("Sigkill", "NoPost", "CleanupEnforcerNotification") else 8)
-    for one in context.filters:
-        if one.hook.path == hook.path and one.key != "matchReturnArgs":
+    for one in context.filters_of(hook):
+        if one.key != "matchReturnArgs":
             size += _filter_size(one)
     return size
 
@@ -439,7 +442,7 @@ def _shared_maps(context: Context) -> Found:
     if len(hooks) < 2 or not context.kprobe_multi:
         return
     advice = 'add option disable-kprobe-multi with value "1"'
-    for index in range(max(len(hook.selectors) for hook in hooks)):
+    for index in range(MAX_SELECTORS):
         chosen = [hook.selectors[index].get("matchBinaries") for hook in hooks if index < len(hook.selectors)]
         if any(chosen) and any(one != chosen[0] for one in chosen):
             yield ("spec", "kprobes"), f"kernels with kprobe-multi use one matchBinaries for selector {index} of all hooks: {advice}"
@@ -447,11 +450,11 @@ def _shared_maps(context: Context) -> Found:
     lists: dict[str, list[Sequence[Sequence[str]]]] = {}
     for hook in hooks:
         for family in ("numbers", "addresses", "substrings"):
-            values = [one.values for one in context.filters if one.hook.path == hook.path and _family(one) == family]
+            values = [one.values for one in context.filters_of(hook) if _family(one) == family]
             if values:
                 lists.setdefault(family, []).append(values)
     for family, several in lists.items():
-        if any(len({tuple(sorted(values)) for values in numbered if values}) > 1 for numbered in zip_longest(*several)):
+        if any(len({tuple(sorted(values)) for values in numbered if values}) > 1 for numbered in islice(zip_longest(*several), _SOME)):
             yield (
                 ("spec", "kprobes"),
                 f"kernels with kprobe-multi number the maps of {family} anew for each hook, so hooks use each other's: {advice}",
@@ -473,26 +476,24 @@ def _mapped_addresses(context: Context) -> Found:
             networks = [ipaddress.ip_network(value, strict=False) for value in one.values]
         except ValueError:
             continue  # refused, and told by another rule
-        missing = [str(net) for net in networks if net.version == 4 and not any(_is_mapped(net, other) for other in networks)]
-        if missing:
-            mapped = f"::ffff:{ipaddress.ip_network(missing[0]).network_address}/{96 + ipaddress.ip_network(missing[0]).prefixlen}"
-            yield one.path, f"{missing[0]} is not compared with IPv4 traffic of IPv6 sockets: list {mapped} too"
+        covered = {net for net in networks if net.version == 6 and net.prefixlen >= 96}
+        missing = next((net for net in networks if net.version == 4 and not any(mapped in covered for mapped in _mapped(net))), None)
+        if missing is not None:
+            yield one.path, f"{missing} is not compared with IPv4 traffic of IPv6 sockets: list {next(_mapped(missing))} too"
 
 
-def _is_mapped(wanted: Any, other: Any) -> bool:
-    if other.version != 6:
-        return False
-    address = other.network_address.ipv4_mapped
-    if other.prefixlen <= 96:
-        return bool(ipaddress.ip_address("::ffff:0:0") in other) and other.prefixlen == 96
-    return address is not None and wanted.subnet_of(ipaddress.ip_network((int(address), other.prefixlen - 96)))
+def _mapped(net: Any) -> Iterator[Any]:
+    """An IPv4 network as IPv6 sockets show it, and all that hold it, the narrowest first."""
+    address = int(net.network_address) | 0xFFFF << 32
+    for bits in range(net.prefixlen, -1, -1):
+        yield ipaddress.IPv6Network((address >> (32 - bits) << (32 - bits), 96 + bits))
 
 
 @check("port-without-family")
 def _port_without_family(context: Context) -> Found:
     for one in context.filters:
         loose = one.operator in ("SPortPriv", "DPortPriv", "NotSPort", "NotDPort")
-        if loose and not any(other.operator == "Family" and other.selector is one.selector for other in context.filters):
+        if loose and not any(other.operator == "Family" for other in context.beside(one)):
             yield one.path, f"{one.operator} is true for sockets without a port, such as unix sockets: add Family AF_INET, AF_INET6"
 
 

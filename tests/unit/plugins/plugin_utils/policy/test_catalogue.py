@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,64 @@ def test_what_the_agent_would_not_decode_is_refused_with_file_and_line(tmp_path:
     problems = refused(lint_file, path, (1, 7, 0))
     assert [(problem.file, problem.line) for problem in problems] == [(str(path), 5)]
     assert "did you mean 'kprobes'?" in messages(problems)
+
+
+# --- files that are none --------------------------------------------------------------------------------------------
+
+HEAD = "apiVersion: cilium.io/v1alpha1\nkind: TracingPolicy\nmetadata: {name: it}\nspec:\n"
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        pytest.param("spec: [1\nkind: x\n", 2, "not valid YAML", id="not YAML"),
+        pytest.param(BOMB, 1, "more than 1000000 values, aliases counted", id="a bomb of aliases"),
+        pytest.param("[" * 100_000, 1, "nests more than 200 levels deep", id="a list in a list in a list"),
+        pytest.param("a: &a\n  b: *a\n", 1, "a value holds itself", id="a mapping that holds itself"),
+        pytest.param("", 1, "is null; needed: a mapping", id="nothing"),
+        pytest.param("- a\n", 1, 'is ["a"]; needed: a mapping', id="a list"),
+        pytest.param("kind: Pod\n", 1, "key 'spec' is missing", id="something else"),
+        pytest.param("\x00", 0, "not valid YAML", id="not text"),
+        pytest.param(HEAD + "  kprobes: [{call: x, calls: y}]\n", 5, "unknown key; did you mean 'call'?", id="an unknown field"),
+        pytest.param(HEAD + "  kprobes:\n    - call: x\n      call: y\n", 7, "written twice, first on line 6", id="a key twice"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused_at_its_line(text: str, line: int, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+    problems = refused(lint_file, path, (1, 7, 0))
+    assert message in messages(problems)
+    assert {problem.file for problem in problems} == {str(path)}
+    assert line in {problem.line for problem in problems}
+
+
+@pytest.mark.parametrize(
+    ("type_", "operator", "values"),
+    [
+        pytest.param("sock", "DAddr", [f"10.{n >> 8}.{n & 255}.0/24" for n in range(20_000)], id="addresses"),
+        pytest.param("path", "Prefix", [f"/srv/{n}/" for n in range(20_000)], id="prefixes"),
+        pytest.param("int", "InMap", [str(n) for n in range(20_000)], id="numbers"),
+    ],
+)
+def test_thousands_of_values_are_looked_at(type_: str, operator: str, values: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    one = {"index": 0, "operator": operator, "values": values}
+    hook = {"call": "x", "syscall": False, "args": [{"index": 0, "type": type_}], "selectors": [{"matchArgs": [one]}]}
+    path.write_text(HEAD + f"  kprobes: [{json.dumps(hook)}]\n", encoding="utf-8")
+    started = time.process_time()
+    assert [found for found in lint_file(path, (1, 7, 0)) if found.severity == "error"] == []
+    assert time.process_time() - started < 20  # a square of 20,000 takes minutes
+
+
+def test_thousands_of_hooks_are_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    rest = "syscall: false, args: [{index: 0, type: path}], selectors: [{matchArgs: [{index: 0, operator: Equal, values: [/x]}]}]"
+    hooks = "".join(f"    - {{call: f{number}, {rest}}}\n" for number in range(4_000))
+    path.write_text(HEAD + "  kprobes:\n" + hooks, encoding="utf-8")
+    started = time.process_time()
+    assert {found.rule for found in lint_file(path, (1, 7, 0))} == {"filter-maps"}
+    assert time.process_time() - started < 60
 
 
 # --- what is known to be sound --------------------------------------------------------------------------------------
