@@ -65,7 +65,7 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
             continue
         assignments.append({"policy": entry.reference, "form": entry.form, "where": list(entry.where), "choices": choices})
     for members in documents.values():
-        findings += lint_set(members)
+        findings += lint_set(members, environment.kernel)
     findings = list(dict.fromkeys(findings))
     problems += [
         Problem(environment.file, 0, f"policy {one.policy}", ": ".join(part for part in (one.path, f"{one.message} [{one.rule}]") if part))
@@ -95,7 +95,7 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
 
     def compute() -> dict[str, Any]:
         rendered = render(policy, variant.values, entry.form, environment.protected, entry.namespace)
-        derived, found = check(rendered, entry.mode, environment.version, environment.protected)
+        derived, found = check(rendered, entry.mode, environment.version, environment.protected, environment.kernel)
         text = rendered.text(entry.mode)
         return {
             "record": _record(rendered, entry.mode, derived, text),
@@ -104,7 +104,7 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
             "findings": [asdict(one) for one in found],
         }
 
-    fixed = [policy.reference, policy.digest, environment.protected, environment.version]
+    fixed = [policy.reference, policy.digest, environment.protected, environment.version, asdict(environment.kernel)]
     parts = [*fixed, variant.values, entry.form, entry.namespace, entry.mode]
     result: dict[str, Any] = cache.get(["rendered", *parts], compute)
     return result
