@@ -145,7 +145,7 @@ def fetch(release: Release, sha256: str, *, cache_dir: str | Path, source: str =
 def _copy(place: str, release: Release, proxy: str, file: BinaryIO, directory: Path) -> str:
     """Copy a tarball to ``file`` in ``directory`` and return its SHA-256."""
     digest, copied = hashlib.sha256(), 0
-    with _open(place, release, proxy) as (source, size):
+    with open_source(place, release, proxy) as (source, size):
         if size is not None and shutil.disk_usage(directory).free < size + _MARGIN:
             _no_space(directory)
         while chunk := _read(source, place):
@@ -166,7 +166,7 @@ def _read(source: BinaryIO, place: str) -> bytes:
 
 
 @contextmanager
-def _open(place: str, release: Release, proxy: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def open_source(place: str, release: Release, proxy: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """The source as a stream, and its size where that is known. Raises Refused in terms of what the user gave."""
     if "://" not in place:
         try:
