@@ -42,6 +42,21 @@ def test_forbidden_is_denied_and_the_rest_is_allowed(host):
     assert host.run(f"{ACT} open /srv/secret").stdout.strip().endswith("allowed")
 
 
+CONNECT = "python3 -c 'import socket; socket.create_connection((\"192.0.2.7\", 443), 1)' 2>&1"
+ELSEWHERE = CONNECT.replace("192.0.2.7", "198.51.100.7")
+
+
+def test_the_kernel_itself_denies_a_connection_also_without_the_agent(host):
+    def refused():
+        return "Operation not permitted" in host.run(CONNECT).stdout, "Operation not permitted" in host.run(ELSEWHERE).stdout
+
+    assert refused() == (True, False)
+    host.check_output("systemctl kill --signal=KILL apiary-tetragon-a.service")
+    assert refused() == (True, False)
+    host.check_output("systemctl restart apiary-tetragon-a.service")
+    assert refused() == (True, False)
+
+
 def test_enforcement_holds_while_the_agent_is_gone(host):
     host.check_output("systemctl stop apiary-tetragon-a.service")
     try:
