@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, whole
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, whole, words
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_documents, recorder_files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
@@ -75,6 +76,8 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     )
     recorders = recorder_documents(files, (one.path for one in recordings))
     policies = whole.compiled([one.document for one in gathered.policies], recordings, recorders, Target(version[:2]))
+    if arguments["explain"]:
+        return _explain(arguments, policies, recordings)
     entries = reports.Entries(spool)
     summary = run.replay(
         policies,
@@ -97,6 +100,15 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     if gathered.problems:
         raise Refused(gathered.problems)
     return {"changed": False, "replay": reports.summary_json(replayed)}
+
+
+def _explain(arguments: Mapping[str, Any], policies: Sequence[words.Explains], recordings: Sequence[corpus.Recording]) -> dict[str, Any]:
+    event = words.find(arguments["explain"], recordings)
+    explained = words.explain(event, policies)
+    told = words.as_json(event, explained)
+    formats.write_reports(arguments, report=lambda out: out.write(json.dumps(told, indent=1) + "\n"))
+    say(*words.lines(event, explained))
+    return {"changed": False, "explanation": told}
 
 
 class _Progress:

@@ -143,8 +143,14 @@ replay:
       type: list
       elements: dict
 explanation:
-  description: What each policy does with the event, filter by filter.
+  description: What each policy does with the event, filter by filter; O(report) receives the same.
   returned: with O(explain)
-  type: list
-  elements: dict
+  type: dict
+  contains:
+    event:
+      description: The event.
+      type: dict
+    policies:
+      description: By policy, an explanation for each of its hooks that the event reaches; none when there is no such hook.
+      type: dict
 """

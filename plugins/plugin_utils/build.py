@@ -76,13 +76,13 @@ def examine(entry: Entry, environment: Environment, library: Library, cache: Cac
     )
 
 
-def lint_together(examined: Sequence[Examined]) -> list[Finding]:
-    """The lints over all policies that one host, or one cluster, runs."""
+def lint_together(examined: Sequence[Examined], environment: Environment) -> list[Finding]:
+    """The lints over all policies that one host, or one cluster, of the environment runs."""
     documents: dict[str, list[Mapping[str, Any]]] = {}
     for one in examined:
         if one.document is not None:
             documents.setdefault(one.entry.form, []).append(one.document)
-    return [finding for members in documents.values() for finding in lint_set(members)]
+    return [finding for members in documents.values() for finding in lint_set(members, environment.kernel)]
 
 
 def build(environment: Environment, library: Library, cache: Cache | None = None) -> Build:
@@ -90,7 +90,7 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
     check_values(environment, library)
     cache = cache or Cache()
     examined = [examine(entry, environment, library, cache) for entry in environment.entries]
-    findings = tuple(dict.fromkeys([finding for one in examined for finding in one.findings] + lint_together(examined)))
+    findings = tuple(dict.fromkeys([finding for one in examined for finding in one.findings] + lint_together(examined, environment)))
     problems = [problem for one in examined for problem in one.problems]
     problems += [
         Problem(str(library.get(one.entry.reference).directory / "cases" / "cases.yml"), 0, result.name, f"must {result.must}: {text}")
@@ -132,7 +132,7 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
 
     def compute() -> dict[str, Any]:
         rendered = render(policy, variant.values, entry.form, environment.protected, entry.namespace)
-        derived, found = check(rendered, entry.mode, environment.version, environment.protected)
+        derived, found = check(rendered, entry.mode, environment.version, environment.protected, environment.kernel)
         text = rendered.text(entry.mode)
         return {
             "record": _record(rendered, entry.mode, derived, text),
@@ -141,7 +141,7 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
             "findings": [asdict(one) for one in found],
         }
 
-    fixed = [policy.reference, policy.digest, environment.protected, environment.version]
+    fixed = [policy.reference, policy.digest, environment.protected, environment.version, asdict(environment.kernel)]
     parts = [*fixed, variant.values, entry.form, entry.namespace, entry.mode]
     result: dict[str, Any] = cache.get(["rendered", *parts], compute)
     return result

@@ -12,9 +12,11 @@ from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Context, Finding, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, allow, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Context
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Case, Policy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES, Rendered, render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import SUPPORTED, Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits, traits
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
@@ -46,16 +48,45 @@ class CaseResult:
         return not self.failures
 
 
-def check(rendered: Rendered, mode: str, version: Version, protected: Sequence[str]) -> tuple[Traits, list[Finding]]:
-    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes."""
+def check(
+    rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel | None = None
+) -> tuple[Traits, list[Finding]]:
+    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes, or it allows rules in vain."""
+    kernel = kernel or Kernel()
     document = rendered.document(mode)
     source = documents.Document(f"{rendered.policy.template_file} (rendered)", document, {})
     problems = documents.validate(source, tracing_policy(version))
     if problems:
         raise Refused(replace(problem, line=0) for problem in problems)
+    found = _findings(rendered, mode, version, protected, kernel)
+    _check_allowed(rendered, version, protected, kernel)
+    return traits(document, version), allow(found, rendered.policy.allowed)
+
+
+def _findings(rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel) -> list[Finding]:
+    document = rendered.document(mode)
     derived = traits(document, version)
-    context = Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived)
-    return derived, lint(context)
+    return lint(Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived, kernel))
+
+
+def _check_allowed(rendered: Rendered, version: Version, protected: Sequence[str], kernel: Kernel) -> None:
+    """Hold what a policy allows against all that it can become: these values and those of its cases, every form, mode and version."""
+    policy = rendered.policy
+    idle = set(policy.allowed)
+    for values in (rendered.values, *(case.values for case in policy.cases)):
+        for form in policy.meta["forms"]:
+            for agent in (version, *((major, minor, 0) for major, minor in SUPPORTED)):
+                for mode in MODES:
+                    if not idle:
+                        return
+                    one = render(policy, values, form, protected)
+                    idle -= {finding.rule for finding in _findings(one, mode, agent, protected, kernel)}
+    if idle:
+        raise refuse(
+            f"allows {', '.join(sorted(idle))}, which the policy never breaks: take the entry out",
+            file=str(policy.directory / "meta.yml"),
+            path="lint.allow",
+        )
 
 
 def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:

@@ -14,6 +14,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import Exami
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment, check_values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.formats import Alert, Trial, markdown_table, shown_path, table
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
@@ -22,6 +23,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 
 MAX_SHOWN = 10
 RULES = {
+    **{rule.id: rule.title for rule in CATALOGUE.values()},
     "case": "A recorded event is not judged as its case says",
     "policy": "A policy that cannot be rendered, does not fit the agent's schema, or has no cases",
     "mutant": "A planted bug that no case of the policy notices",
@@ -90,7 +92,7 @@ def check_environment(
             mutations[entry.reference] = mutate(library.get(entry.reference), environment.protected)
         examined.append(one)
         reports.append(_report(one, library, mutations.get(entry.reference), needed or 0.0))
-    together = tuple(dict.fromkeys(lint_together(examined)))
+    together = tuple(dict.fromkeys(lint_together(examined, environment)))
     return EnvironmentReport(environment.name, environment.file, environment.agent_version, tuple(reports), together)
 
 
@@ -188,7 +190,7 @@ def alerts(report: EnvironmentReport) -> list[Alert]:
         for problem in one.problems:
             found.append(Alert("policy", "error", str(problem), problem.file.removesuffix(" (rendered)") or template, problem.line))
         for finding in one.findings:
-            found.append(Alert(finding.rule, _level(finding), str(finding), template))
+            found.append(Alert(finding.rule, _level(finding), str(finding), finding.file or template, finding.line))
         for case in one.cases:
             for failure in case.failures:
                 place = _PLACE.match(failure)

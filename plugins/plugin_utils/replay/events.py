@@ -93,7 +93,7 @@ class Event(msgspec.Struct, gc=False):
     rate_limit_info: _Raw = _NOTHING
     test: _Raw = _NOTHING
     node_name: str = ""
-    node_labels: dict[str, str] | None = None
+    node_labels: _Raw = _NOTHING
     time: str = ""
 
     def of_no_hook(self) -> bool:
@@ -153,12 +153,7 @@ def event_hook(kind: str, body: Body) -> Hook:
 
 
 def invocation(
-    kind: str,
-    body: Body,
-    context: Context,
-    time: str = "",
-    source: tuple[str, int] = ("", 0),
-    node_labels: Mapping[str, str] | None = None,
+    kind: str, body: Body, context: Context, time: str = "", source: tuple[str, int] = ("", 0), node_labels: bytes = b""
 ) -> Invocation:
     """An event as one call of its hook. Raises one of DECODE_ERRORS when its raw parts are of another shape."""
     hook = event_hook(kind, body)
@@ -175,7 +170,7 @@ def invocation(
         returned=_value(_member_decoder(returned)) if returned not in (b"", b"{}") else None,
         time=time,
         source=source,
-        node_labels=node_labels,
+        node_labels=_labels_decoder(node_labels) if node_labels else None,
     )
 
 
@@ -183,7 +178,7 @@ def decode(line: bytes, context: Context, source: tuple[str, int] = ("", 0)) -> 
     """One exported line as an invocation; None for events of no hook. Raises one of DECODE_ERRORS."""
     event = decode_line(line)
     found = body_of(event)
-    return None if found is None else invocation(*found, context, event.time, source, event.node_labels)
+    return None if found is None else invocation(*found, context, event.time, source, bytes(event.node_labels))
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -205,11 +200,6 @@ class _Sock(msgspec.Struct):
     dport: int = 0
 
 
-class _SockaddrUnix(msgspec.Struct):
-    family: str = ""
-    path: str = ""
-
-
 class _Sockaddr(msgspec.Struct):
     family: str = ""
     addr: str = ""
@@ -226,6 +216,11 @@ class _Error(msgspec.Struct):
     Message: str = ""
 
 
+class _SockaddrUn(msgspec.Struct):
+    family: str = ""
+    path: str = ""
+
+
 class _Truncated(msgspec.Struct):
     bytes_arg: bytes = b""
 
@@ -233,6 +228,7 @@ class _Truncated(msgspec.Struct):
 _Members = Mapping[str, msgspec.Raw]
 _member_decoder: Callable[[bytes], _Members] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list_decoder: Callable[[bytes], Sequence[_Members]] = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_labels_decoder: Callable[[bytes], Mapping[str, str]] = msgspec.json.Decoder(dict[str, str]).decode
 _integer_decoder: Callable[[bytes | msgspec.Raw], int] = msgspec.json.Decoder(int, strict=False).decode
 # What char_buf holds instead of content when the kernel could not read it: the same text may not be compared (R2.3.25).
 _UNREAD = frozenset([b"CharBufErrorPageFault", b"CharBufErrorTooLarge", b"CharBufErrorENOMEM"])
@@ -263,8 +259,8 @@ _READERS: Mapping[str, Callable[[msgspec.Raw], Value]] = {
     "truncated_bytes_arg": _of(_Truncated, lambda one: _buffer("truncated_bytes_arg", one.bytes_arg)),
     **dict.fromkeys(("file_arg", "path_arg", "linux_binprm_arg"), _file),
     **dict.fromkeys(("sock_arg", "skb_arg"), _socket),
-    "sockaddrun_arg": _of(_SockaddrUnix, lambda one: Socket(family=one.family, saddr=one.path)),
     "sockaddr_arg": _of(_Sockaddr, lambda one: Socket(family=one.family, saddr=one.addr, sport=one.port)),
+    "sockaddrun_arg": _of(_SockaddrUn, lambda one: Socket(family=one.family, saddr=one.path)),
     **dict.fromkeys(("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"), _capabilities),
     # R5.3: the kernel numbers the calls of a 32-bit ABI with bit 31 set.
     "syscall_id": _of(_Syscall, lambda one: one.id | (_ABI_32_BIT if one.abi in ("i386", "arm32") else 0)),
@@ -428,13 +424,23 @@ def sources(known: tuple[Sequence[Declared], Sequence[Declared]] | None) -> Mapp
     return {**_SOURCES, "executable": ("process.binary", "args", "data")}
 
 
-def identity(event: Event) -> tuple[str, Body, tuple[str, ...]] | None:
-    """The kind of hook, the body, and what names the hook and its recorder, as it stands; None for an event of no hook."""
+def identity(event: Event) -> tuple[str, Body, tuple[str | bytes, ...]] | None:
+    """The kind of hook, the body, and what names the hook, its recorder and its node's labels; None for an event of no hook."""
     found = body_of(event)
     if found is None:
         return None
     kind, one = found
-    names = (one.function_name, one.subsys, one.event, one.path, one.symbol, str(one.offset), one.provider, one.usdt)
+    names = (
+        bytes(event.node_labels),
+        one.function_name,
+        one.subsys,
+        one.event,
+        one.path,
+        one.symbol,
+        str(one.offset),
+        one.provider,
+        one.usdt,
+    )
     return kind, one, (kind, one.policy_name, *names)
 
 

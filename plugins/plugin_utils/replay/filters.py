@@ -337,7 +337,7 @@ def _ranges(values: Sequence[str]) -> list[tuple[int, int]]:
     for value in values:
         if not re.fullmatch(r"[+-]?[0-9]+(:[+-]?[0-9]+)?", value):
             raise Unsupported(f"value {value!r} is no decimal number or range lo:hi")
-        low, _, high = value.partition(":")
+        low, _unused, high = value.partition(":")
         first, last = sorted((int(low), int(high or low)))
         ranges.append((first, last))
     return ranges

@@ -1,7 +1,11 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What happened: one call of one hook, as a recording (or a running kernel) tells it."""
+"""What happened: one call of one hook, as a recording (or a running kernel) tells it.
+
+Facts about the agent's JSON come from its v1.7 exporter: values stand in the order of the recording policy's
+``args``, without their function index; process data is that of the last exec, not of the moment of the hook.
+"""
 
 from __future__ import annotations
 

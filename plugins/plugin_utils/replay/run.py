@@ -234,7 +234,7 @@ class _WatchedProcess(Process):
 
 
 class _WatchedInvocation(Invocation):
-    """An invocation that holds its hook and its process, and notes what else is read."""
+    """An invocation that holds its hook, its node's labels and its process, and notes what else is read."""
 
     __slots__ = ("_plain", "_reads")
     _plain: Invocation
@@ -255,6 +255,7 @@ def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invoca
         put(view, "_plain", of)
         put(view, "_reads", reads)
     put(invocation, "hook", plain.hook)
+    put(invocation, "node_labels", plain.node_labels)
     put(invocation, "process", process)
     return invocation
 
@@ -274,7 +275,7 @@ class _Answer:
 
 
 _Judged = tuple[int, bool | None, tuple[Said, ...]]
-_UNIQUE = frozenset(["time", "source", "node_labels"])
+_UNIQUE = frozenset(["time", "source"])
 _ARGUMENTS = frozenset(["args", "data", "returned"]) | _UNIQUE
 
 
@@ -287,16 +288,19 @@ class _Plan:
 
 
 class _Table:
-    """The verdicts at one hook, for events recorded by one policy.
+    """The verdicts at one hook, for events recorded by one policy on nodes with the same labels.
 
     ``kept`` holds answers by ``key``; those of ``former`` were not asked for since ``kept`` was last full.
     """
 
-    def __init__(self, kind: str, body: events.Body, context: events.Context, policies: Sequence[CompiledPolicy]) -> None:
+    def __init__(
+        self, kind: str, body: events.Body, context: events.Context, node_labels: bytes, policies: Sequence[CompiledPolicy]
+    ) -> None:
         hook = events.event_hook(kind, body)
         declared = context.declared(body.policy_name, hook)
         self.kind = kind
         self.context = context
+        self.node_labels = node_labels
         self.hook = str(hook)
         self.recorder = "" if declared is not None else body.policy_name
         self._sources = events.sources(declared)
@@ -313,14 +317,14 @@ class _Table:
         self._former: dict[Any, _Answer] = {}
         self._plans: dict[Any, _Plan] = {}
 
-    def answer(self, body: events.Body, key: Any, event: events.Event) -> _Answer:
+    def answer(self, body: events.Body, key: Any, time: str) -> _Answer:
         """What the policies say of an event whose key is not in ``kept``.
 
         Raises one of ``events.DECODE_ERRORS`` when a part that they read is of another shape.
         """
         found = self._former.get(key)
         if found is None:
-            found = self._judged(body, event)
+            found = self._judged(body, time)
             if self._reads & _UNIQUE:
                 return found
             key = self.key(body)
@@ -329,8 +333,8 @@ class _Table:
         self.kept[key] = found
         return found
 
-    def _judged(self, body: events.Body, event: events.Event) -> _Answer:
-        plain = events.invocation(self.kind, body, self.context, event.time, node_labels=event.node_labels)
+    def _judged(self, body: events.Body, time: str) -> _Answer:
+        plain = events.invocation(self.kind, body, self.context, time, node_labels=self.node_labels)
         process_key = self._process_key(plain.process, body)
         plan = self._plans.get(process_key) or _Plan((), self._policies)
         reads: set[str] = set()
@@ -500,11 +504,11 @@ class _Reader:
         self._policies = policies
         self._tables: dict[events.Context, dict[Any, _Table]] = {}
 
-    def _table(self, context: events.Context, key: tuple[str, ...], kind: str, body: events.Body) -> _Table:
+    def _table(self, context: events.Context, key: tuple[str | bytes, ...], kind: str, body: events.Body, labels: bytes) -> _Table:
         tables = self._tables[context]
         if len(tables) >= MAX_KEPT:
             tables.clear()
-        table = tables[key] = _Table(kind, body, context, self._policies)
+        table = tables[key] = _Table(kind, body, context, labels, self._policies)
         return table
 
     def read(self, recording: Recording, entry: Callable[[Entry], None] | None, advance: Callable[[int], None]) -> _Part:
@@ -513,7 +517,7 @@ class _Reader:
         file = str(recording.path)
         number = found = others = backwards = folded = 0
         tables = self._tables.setdefault(recording.context, {})
-        key: tuple[str, ...]
+        key: tuple[str | bytes, ...]
         touched: list[_Answer] = []
         recent: dict[str, tuple[Any, ...]] = {}
         former: dict[str, tuple[Any, ...]] = {}
@@ -537,7 +541,7 @@ class _Reader:
                             event = events.decode_line(line)
                             body = event.process_kprobe
                             if body is not msgspec.UNSET:
-                                kind, key = "kprobe", (body.function_name, body.policy_name)
+                                kind, key = "kprobe", (body.function_name, body.policy_name, bytes(event.node_labels))
                             else:
                                 identity = events.identity(event)
                                 if identity is None:
@@ -547,9 +551,9 @@ class _Reader:
                                         skip(FOREIGN, f"begins with {line[:60]!r}")
                                     continue
                                 kind, body, key = identity
-                            table = tables.get(key) or self._table(recording.context, key, kind, body)
+                            table = tables.get(key) or self._table(recording.context, key, kind, body, bytes(event.node_labels))
                             asked = table.key(body)
-                            answer = table.kept.get(asked) or table.answer(body, asked, event)
+                            answer = table.kept.get(asked) or table.answer(body, asked, event.time)
                         except events.DECODE_ERRORS as error:
                             if line.strip():
                                 skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, str(error))
