@@ -116,7 +116,7 @@ def _verdict(hook: HookExplanation) -> str:
 def _outcome(outcome: OutcomeExplanation) -> str:
     if outcome.selector is None:
         return "an event for every call" if outcome.posts else "no selector matches"
-    effects = f", which {'and '.join(outcome.effects)} for real" if outcome.effects else ""
+    effects = f"; in force: {', '.join(outcome.effects)}" if outcome.effects else ""
     posts = "an event" if outcome.posts else "no event"
     limited = ", unless its rate limit holds it back" if outcome.posts and outcome.rate_limited else ""
     return f"selector {outcome.selector} wins: {', '.join(outcome.actions)}{effects}; {posts}{limited}"
