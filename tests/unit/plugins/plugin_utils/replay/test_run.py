@@ -103,8 +103,7 @@ def one_by_one(policies: Sequence[CompiledPolicy], recordings: Sequence[corpus.R
     found: Counter[tuple[Any, ...]] = Counter()
     for recording in recordings:
         with corpus.Lines(recording.path) as file:
-            numbered = enumerate((line for chunk in file.chunks() for line in chunk if line), 1)
-            for number, line in numbered:
+            for number, line in enumerate(file, 1):
                 invocation = corpus.events.decode(line, recording.context)
                 for place, one in enumerate(policies if invocation else ()):
                     for verdict in one.evaluate(invocation):
@@ -147,8 +146,8 @@ def test_a_policy_counts_what_reached_its_hook(home: Path) -> None:
     other["process_kprobe"]["function_name"] = "g"
     (home / "a.jsonl").write_bytes(lines(event("/etc"), event("/var", 1), event("/usr", 2), other))
     summary, entries = replayed(home)
-    size = len(json.dumps(event("/etc")))
-    assert [one.total for one in summary.policies] == [Counts(1, 2, 0, size), Counts(2, 1, 0, size + len(json.dumps(event("/var", 1))))]
+    size = len(lines(event("/etc")))
+    assert [one.total for one in summary.policies] == [Counts(1, 2, 0, size), Counts(2, 1, 0, size + len(lines(event("/var", 1))))]
     assert [(one.said.policy, one.line, one.exec_id, one.time) for one in entries] == [
         ("etc", 1, "id0", "2026-11-22T09:00:00.5Z"),
         ("var", 1, "id0", "2026-11-22T09:00:00.5Z"),
@@ -320,7 +319,6 @@ def skipped(summary: Summary) -> dict[str, tuple[int, int]]:
 
 def test_lines_that_cannot_be_read_are_skipped_and_counted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MAX_LINE", 1000)
-    monkeypatch.setattr(corpus, "_CHUNK", 64)
     torn = json.dumps(event())[:100]
     content = lines(
         event(), torn, '{"other": 1}', '{"process_kprobe": 7}', "[]", event("/etc"), "", " ", b"\xff", b"x" * 2000,
