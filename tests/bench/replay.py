@@ -33,7 +33,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile imp
 REPOSITORY = Path(__file__).parents[2]
 CORPUS = REPOSITORY / "tests" / "corpus"
 POLICIES = 40
-NEW_ARGUMENTS = 50  # one event in so many opens a file that no other event of the recording names
+NEW_ARGUMENTS = 100  # one event in so many opens a file that no other event of the recording names
 EXECUTABLES = {
     "/lab/wl/run.sh": "/lab/wl/sh",
     "/lab/wl/bin/child1.sh": "/lab/wl/bin/child",
@@ -72,7 +72,7 @@ def make(directory: Path, files: int, lines: int) -> None:
     """Recordings made of the corpus's events in random order, with other processes, times and, now and then, files."""
     kinds = []
     for path in sorted((CORPUS / "broad").glob("broad-*.gz")):
-        for line in gzip.open(path):
+        for line in gzip.decompress(path.read_bytes()).splitlines(keepends=True):
             found = list(_VARIES.finditer(line))
             edges = [0, *(edge for one in found for edge in one.span()), len(line)]
             kinds.append(([line[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)], [(one.lastgroup, one[0]) for one in found]))
