@@ -9,14 +9,15 @@ more of itself in ``recording.yml``: ``agent_version``, ``executables`` and ``at
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import io
 import itertools
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,7 +28,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import recorder
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.events import Context, Declarations
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.history import History
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -38,8 +40,12 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".log")
 COMPRESSED = ("", ".gz", ".zst")
 DESCRIPTION = "recording.yml"
 MAX_LINE = 16 << 20
+MAX_SURVEYED = 256 << 20
 _BUFFER = 1 << 18
 READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
+
+_ODD = (ValueError, TypeError, AttributeError, KeyError)  # what a history makes of an event of another shape
+_parsed = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class _Directory:
     path: Path
     stated: Mapping[str, Any] = field(default_factory=dict)
     recorders: dict[str, Declarations] = field(default_factory=dict)
+    policies: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.path / DESCRIPTION).is_file():
@@ -79,7 +86,10 @@ class _Directory:
         for place in (self.path, self.path / "policies"):
             for file in sorted((*place.glob("*.yaml"), *place.glob("*.yml"))):
                 if file.name != DESCRIPTION:
-                    self.recorders.update(recorders_of([documents.load(file)]))
+                    document = documents.load(file)
+                    found = recorders_of([document])
+                    self.recorders.update(found)
+                    self.policies += [document.data] if found else []
 
 
 def recorders_of(policies: Iterable[documents.Document]) -> dict[str, Declarations]:
@@ -122,13 +132,51 @@ def find(
                 said = home.stated
                 known = {**home.recorders, **(recorders or {})}
                 context = Context(
-                    known, said.get("executables") if executables is None else executables, at_hook or said.get("at_hook", False)
+                    known,
+                    said.get("executables") if executables is None else executables,
+                    at_hook or said.get("at_hook", False),
+                    tuple(home.policies),
                 )
                 contexts[file.parent] = context, said.get("agent_version", "")
             found.setdefault(file, Recording(file, *contexts[file.parent]))
     if problems:
         raise Refused(problems)
     return list(found.values())
+
+
+def hooks(recordings: Iterable[Recording]) -> frozenset[Hook]:
+    """The hooks that these recordings can hold events of, after the policies that recorded them."""
+    return frozenset(hook for one in recordings for declared in one.context.recorders.values() for hook in declared)
+
+
+def surveyed(recordings: Sequence[Recording]) -> list[Recording]:
+    """The same recordings, with what the files of each directory together say of processes (see ``history``).
+
+    A directory of more than MAX_SURVEYED bytes, unpacked, stays as it is: what is known of processes takes memory.
+    """
+    by_context: dict[Context, list[Recording]] = {}
+    for one in recordings:
+        by_context.setdefault(one.context, []).append(one)
+    completed = {context: replace(context, complete=_survey(context, found)) for context, found in by_context.items()}
+    return [replace(one, context=completed[one.context]) for one in recordings]
+
+
+def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invocation], Invocation] | None:
+    left = MAX_SURVEYED - sum(one.path.stat().st_size for one in recordings)
+    history = History(context.policies, context.executables)
+    for one in recordings if left >= 0 else ():
+        try:
+            with Lines(one.path) as lines:
+                left += one.path.stat().st_size
+                for line in lines:
+                    left -= len(line)
+                    if left < 0:
+                        return None
+                    with contextlib.suppress(*events.DECODE_ERRORS, *_ODD):
+                        history.add(_parsed(line))
+        except READ_ERRORS:
+            continue  # the replay tells
+    return history.complete if left >= 0 else None
 
 
 def is_recording(file: Path) -> bool:

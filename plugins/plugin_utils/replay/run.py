@@ -207,7 +207,7 @@ def replay(
     another are noted. ``workers`` processes are forked from this one. Lines that cannot be read are skipped and counted.
     Raises Refused when no recording holds an event of a hook: silence proves nothing then.
     """
-    job = _Job(tuple(policies), tuple(recordings), entry is not None)
+    job = _Job(tuple(policies), tuple(corpus.surveyed(recordings)), entry is not None)
     total = _Part()
     with tempfile.TemporaryDirectory(prefix="apiary-replay-") as spool:
         for part in _parts(job, min(workers, len(recordings)), Path(spool), entry, progress):
@@ -303,7 +303,7 @@ class _Table:
         self.node_labels = node_labels
         self.hook = str(hook)
         self.recorder = "" if declared is not None else body.policy_name
-        self._sources = events.sources(declared)
+        self._sources = events.sources(declared, context.complete is not None)
         self._policies = tuple(enumerate(policies))
         self._reads: frozenset[str] = frozenset()
         self._reads_more(self._reads)
@@ -311,21 +311,23 @@ class _Table:
     def _reads_more(self, names: frozenset[str]) -> None:
         """Note what policies read here; what is kept under less is forgotten."""
         self._reads |= names
-        self.key = _key_of({source for name in self._reads for source in self._sources.get(name, ())})
+        sources = {source for name in self._reads for source in self._sources.get(name, (name,) if name in _UNIQUE else ())}
+        self._unique = not sources.isdisjoint(_UNIQUE)
+        self.key = _key_of(sources - _UNIQUE)
         self._process_names = tuple(sorted(self._reads - _ARGUMENTS))
         self.kept: dict[Any, _Answer] = {}
         self._former: dict[Any, _Answer] = {}
         self._plans: dict[Any, _Plan] = {}
 
-    def answer(self, body: events.Body, key: Any) -> _Answer:
+    def answer(self, body: events.Body, key: Any, time: str) -> _Answer:
         """What the policies say of an event whose key is not in ``kept``.
 
         Raises one of ``events.DECODE_ERRORS`` when a part that they read is of another shape.
         """
         found = self._former.get(key)
         if found is None:
-            found = self._judged(body)
-            if self._reads & _UNIQUE:
+            found = self._judged(body, time)
+            if self._unique:
                 return found
             key = self.key(body)
         if len(self.kept) >= MAX_KEPT:
@@ -333,8 +335,8 @@ class _Table:
         self.kept[key] = found
         return found
 
-    def _judged(self, body: events.Body) -> _Answer:
-        plain = events.invocation(self.kind, body, self.context, node_labels=self.node_labels)
+    def _judged(self, body: events.Body, time: str) -> _Answer:
+        plain = events.invocation(self.kind, body, self.context, time, node_labels=self.node_labels)
         process_key = self._process_key(plain.process, body)
         plan = self._plans.get(process_key) or _Plan((), self._policies)
         reads: set[str] = set()
@@ -367,8 +369,10 @@ class _Table:
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
         """The values of what policies read of a process; for those that cannot be hashed, the JSON that they come from."""
-        raw = {"namespaces": body.process.ns, "pod": body.process.pod}
-        return tuple(bytes(raw[name]) if name in raw else getattr(process, name) for name in self._process_names)
+        raw: dict[str, Any] = {"namespaces": bytes(body.process.ns), "pod": bytes(body.process.pod)}
+        if process.capabilities is not None:
+            raw["capabilities"] = tuple(sorted(process.capabilities.items()))
+        return tuple(raw[name] if name in raw else getattr(process, name) for name in self._process_names)
 
 
 def _judge(number: int, policy: CompiledPolicy, hook: str, invocation: Invocation) -> _Judged | None:
@@ -629,7 +633,7 @@ class _File:
             answer = table.kept.get(asked)
             if answer is None:
                 try:
-                    answer = table.answer(body, asked)
+                    answer = table.answer(body, asked, event.time)
                 except events.DECODE_ERRORS as error:
                     self._bad(first + place, lines[place], error)
                     continue
@@ -888,6 +892,9 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
         if version and agent_version and version.removeprefix("v") != agent_version.removeprefix("v"):
             more = f" and {len(recordings) - 1} more" if len(recordings) > 1 else ""
             yield f"{recordings[0].path}{more}: recorded by agent {version}, but the policies are meant for {agent_version}"
+    if any(one.context.complete is None for one in job.recordings) and any(part.reasons for part in total.policies.values()):
+        limit = f"{corpus.MAX_SURVEYED >> 20} MB"
+        yield f"in a recording of more than {limit}, what events say of each other's processes was not looked for: smaller ones decide more"
     for name, count in sorted(total.recorders.items()):
         yield f"the policy {name!r} that recorded {count} events is not at hand: their arguments cannot be read; give its YAML"
 

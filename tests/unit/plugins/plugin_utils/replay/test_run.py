@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Counts, Entry, Progress, Summary
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS, messages, refused
 
@@ -113,7 +114,7 @@ def one_by_one(policies: Sequence[CompiledPolicy], recordings: Sequence[corpus.R
 
 
 def test_what_is_kept_changes_nothing(narrow: list[CompiledPolicy]) -> None:
-    recordings = corpus.find([CORPUS / "broad"], executables=EXECUTABLES)
+    recordings = corpus.surveyed(corpus.find([CORPUS / "broad"], executables=EXECUTABLES))
     entries: list[Entry] = []
     run.replay(narrow, recordings, entry=entries.append)
     told = Counter((one.said.number, one.file, one.line, one.said.fires, one.said.outcomes) for one in entries)
@@ -136,6 +137,39 @@ def test_the_recorders_lie_beside_their_recording(narrow: list[CompiledPolicy]) 
     assert (by_name["n01-equal"].fired, by_name["n09-bin-in"].fired, by_name["n20-execve-str"].fired) == (31, 41, 15)
     assert summary.unknown_recorders == {}
     assert summary.skipped == ()
+
+
+@pytest.mark.parametrize("executables", [EXECUTABLES, None], ids=["programs known", "from the recording alone"])
+def test_a_replay_fires_where_the_agent_fired(narrow: list[CompiledPolicy], executables: Mapping[str, str] | None) -> None:
+    fired: dict[str, Counter[str]] = {one.name: Counter() for one in narrow}
+    maybe: dict[str, Counter[str]] = {one.name: Counter() for one in narrow}
+    seen = set()
+
+    def told(one: Entry) -> None:
+        (fired if one.said.fires else maybe)[one.said.policy][one.exec_id] += 1
+
+    summary = run.replay(narrow, corpus.find([CORPUS / "broad"], executables=executables), entry=told)
+    for file in sorted((CORPUS / "broad").glob("broad-*.gz")):
+        seen |= {json.loads(line)[next(iter(json.loads(line)))]["process"]["exec_id"] for line in gzip.open(file)}  # noqa: SIM115
+    for totals in summary.policies:
+        assert totals.total.undecided <= 0.05 * totals.total.seen
+        if totals.policy == "n17-ratelimit":
+            continue  # the agent withheld some
+        with gzip.open(CORPUS / "narrow" / f"{totals.policy}.expected.jsonl.gz") as lines_:
+            emitted = Counter(json.loads(line)["process_kprobe"]["process"]["exec_id"] for line in lines_)
+        for exec_id in seen:
+            assert fired[totals.policy][exec_id] <= emitted[exec_id] <= fired[totals.policy][exec_id] + maybe[totals.policy][exec_id]
+
+
+def test_a_recording_that_is_too_large_is_not_surveyed(narrow: list[CompiledPolicy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MAX_SURVEYED", 1 << 20)
+    summary = run.replay(narrow, corpus.find([CORPUS / "broad"], executables=EXECUTABLES))
+    assert sum(one.total.undecided for one in summary.policies) > 0
+    assert any("of more than 1 MB" in note for note in summary.notes)
+
+
+def test_the_hooks_of_a_recording_are_those_of_its_recorders() -> None:
+    assert Hook("lsm", "file_open") in corpus.hooks(corpus.find([CORPUS / "broad"]))
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
