@@ -65,7 +65,7 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
             continue
         assignments.append({"policy": entry.reference, "form": entry.form, "where": list(entry.where), "choices": choices})
     for members in documents.values():
-        findings += lint_set(members)
+        findings += lint_set(members, environment.kernel)
     findings = list(dict.fromkeys(findings))
     problems += [
         Problem(environment.file, 0, f"policy {one.policy}", ": ".join(part for part in (one.path, f"{one.message} [{one.rule}]") if part))
@@ -86,7 +86,8 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
 
 def _proved(policy: Policy, environment: Environment, cache: Cache) -> list[CaseResult]:
     parts = ["cases", policy.digest, str(policy.directory), environment.protected]
-    return [CaseResult(**one) for one in cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected)])]
+    kept = cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected)])
+    return [CaseResult(**{**one, "failures": tuple(one["failures"])}) for one in kept]
 
 
 def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Environment, cache: Cache) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
 
     def compute() -> dict[str, Any]:
         rendered = render(policy, variant.values, entry.form, environment.protected, entry.namespace)
-        derived, found = check(rendered, entry.mode, environment.version, environment.protected)
+        derived, found = check(rendered, entry.mode, environment.version, environment.protected, environment.kernel)
         text = rendered.text(entry.mode)
         return {
             "record": _record(rendered, entry.mode, derived, text),
@@ -103,7 +104,8 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
             "findings": [asdict(one) for one in found],
         }
 
-    parts = [policy.digest, variant.values, entry.form, entry.namespace, entry.mode, environment.protected, environment.version]
+    fixed = [policy.reference, policy.digest, environment.protected, environment.version, asdict(environment.kernel)]
+    parts = [*fixed, variant.values, entry.form, entry.namespace, entry.mode]
     result: dict[str, Any] = cache.get(["rendered", *parts], compute)
     return result
 

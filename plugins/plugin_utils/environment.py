@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs, schema
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs, kernel, schema
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
@@ -74,6 +74,7 @@ SCHEMA: Mapping[str, Any] = _object(
             "pattern": r"^[0-9]+\.[0-9]+\.[0-9]+$",
             "description": 'an exact agent version in quotes, such as "1.7.0"',
         },
+        "kernel": kernel.SCHEMA,
         "protected": {"type": "array", "items": inputs.TYPES["path"], "uniqueItems": True},
         "policies": {
             "type": "array",
@@ -200,6 +201,7 @@ class Environment:
     file: str
     agent_version: str
     version: schema.Version
+    kernel: kernel.Kernel
     protected: tuple[str, ...]
     entries: tuple[Entry, ...]
     rings: tuple[Ring, ...]
@@ -210,7 +212,7 @@ class Environment:
 
 def seconds(text: str) -> int:
     """``10m`` as seconds. The text must match the schema's pattern."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no duration")
     return int(match[1]) * _SECONDS[match[2]]
@@ -237,6 +239,7 @@ def load(path: str | Path, shown_as: str = "") -> Environment:
         file=document.file,
         agent_version=data["agent_version"],
         version=version,
+        kernel=kernel.from_data(data.get("kernel", {})),
         protected=tuple(data.get("protected", DEFAULT_PROTECTED)),
         entries=tuple(_entry(raw) for raw in data["policies"]),
         rings=tuple(
@@ -334,12 +337,11 @@ def check_values(environment: Environment, library: Library) -> None:
             )
         wanted = inputs.values_schema(policy.inputs)
         raw = document.data["policies"][index]
-        if "values" in raw or not raw.get("overrides"):
-            at = ("policies", index, "values")
-            if "values" in raw:
-                problems += documents.validate(document, {**wanted, "required": []}, at)
-            missing = [name for name in wanted["required"] if name not in raw.get("values", {})]
-            problems += [document.problem(at, f"value {name!r} is missing; policy {entry.reference} needs it") for name in missing]
+        at = ("policies", index, "values")
+        if "values" in raw:
+            problems += documents.validate(document, {**wanted, "required": []}, at)
+        missing = [name for name in wanted["required"] if name not in raw.get("values", {})]
+        problems += [document.problem(at, f"value {name!r} is missing; policy {entry.reference} needs it") for name in missing]
         for position in range(len(raw.get("overrides", ()))):
             problems += documents.validate(document, {**wanted, "required": []}, ("policies", index, "overrides", position, "values"))
     if problems:

@@ -154,7 +154,7 @@ class Bench:
             return float(subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout)
 
         cold = seconds()
-        warm = min(seconds() for _ in range(REPEATS))
+        warm = min(seconds() for _unused in range(REPEATS))
         what = f"{POLICIES} policies x {ENVIRONMENTS} environments, all values different"
         return [
             Result("render and check, cold", cold, "s", "<= 10", cold <= 10, what),
@@ -187,7 +187,7 @@ class Bench:
         with Fleet(self.directory / "many", MANY_HOSTS) as fleet:
             self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(bundle))
             ratios = []
-            for _ in range(REPEATS):
+            for _unused in range(REPEATS):
                 ours = self._play(HERE / "converge.yml", fleet.inventory, apiary_bundle=str(bundle))
                 ping = self._play(HERE / "ping.yml", fleet.inventory)
                 ratios.append(ours / ping)

@@ -49,7 +49,7 @@ class Fleet:
         if self.rate:
             roots = [str(host.path) for host in self.hosts.values()]
             command = [sys.executable, "-m", "standin.workload", "--rate", str(self.rate), *roots]
-            self._workload = subprocess.Popen(command, cwd=HERE, stdin=subprocess.DEVNULL)
+            self._workload = subprocess.Popen(command, cwd=HERE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_unused: object) -> None:
@@ -93,7 +93,7 @@ def _install_client(host: LabHost) -> None:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _unused in range(count)]
     ports = [int(one.getsockname()[1]) for one in sockets]
     for one in sockets:
         one.close()

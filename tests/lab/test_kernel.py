@@ -130,7 +130,7 @@ def test_a_full_map_disarms_the_older_copy(bench: Bench) -> None:
     for thread in range(5):
         assert bench.act("open", "/secret", thread=100 + thread).policies == ["new"]
     bench.manager.delete("new")
-    assert [bench.act("open", "/secret", thread=200).result for _ in range(3)] == ["allowed"] * 3
+    assert [bench.act("open", "/secret", thread=200).result for _unused in range(3)] == ["allowed"] * 3
     listed = bench.manager.listing()["policies"][0]
     assert (listed["state"], listed["mode"]) == ("TP_STATE_ENABLED", "TP_MODE_ENFORCE")
     assert bench.counters("old")["override"] == 8
@@ -346,7 +346,7 @@ def test_a_reader_that_stands_still_misses_events_but_no_denial(measured: LabHos
     measured.start("--rb-size-total=4096")
     assert measured.process is not None
     measured.process.send_signal(signal.SIGSTOP)
-    assert {measured.kernel.act("open", "/watched").result for _ in range(200)} == {"denied"}
+    assert {measured.kernel.act("open", "/watched").result for _unused in range(200)} == {"denied"}
     measured.process.send_signal(signal.SIGCONT)
     _until(lambda: metrics.total(_metrics(measured), "bpf_missed_events_total") > 0)
     page = _metrics(measured)
@@ -359,7 +359,7 @@ def test_a_reader_that_stands_still_misses_events_but_no_denial(measured: LabHos
 def test_dropped_events(measured: LabHost) -> None:
     measured.faults(load_seconds=0, drop_events=0.25)
     measured.start()
-    for _ in range(40):
+    for _unused in range(40):
         measured.kernel.act("open", "/watched")
     _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 30)
     assert metrics.total(_metrics(measured), "bpf_missed_events_total") == 10
@@ -384,7 +384,7 @@ def test_the_export_file_is_the_agents(measured: LabHost) -> None:
     _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 2)
     assert not measured.export.exists()  # it goes on writing to the deleted file
     wanted = 0
-    for _ in range(4500):  # of about a thousand bytes each
+    for _unused in range(4500):  # of about a thousand bytes each
         wanted += measured.kernel.act("open", "/watched").result == "denied"
     _until(
         lambda: (
@@ -400,7 +400,7 @@ def test_the_export_file_is_the_agents(measured: LabHost) -> None:
 
 def test_the_rate_limit_of_the_export(measured: LabHost) -> None:
     measured.start("--export-rate-limit=5")
-    for _ in range(20):
+    for _unused in range(20):
         measured.kernel.act("open", "/watched")
     _until(lambda: metrics.total(_metrics(measured), "export_ratelimit_events_dropped_total") == 15)
     assert len(measured.events()) == 5

@@ -144,7 +144,7 @@ def test_list_as_recorded(host: LabHost) -> None:
     assert host.add(seco()).stdout == f'tracing policy "{host.path / "policy.yaml"}" added\n'
     host.add(seco("mon", "/lab/mon", None))
     host.add(policy("err", "kprobes", {"call": "no_such_function_xyz", "syscall": False}, None))
-    for _ in range(3):
+    for _unused in range(3):
         assert host.kernel.act("open", "/lab/secret").result == "denied"
         assert host.kernel.act("open", "/lab/mon").result == "allowed"
     assert host.listed() == {
@@ -176,7 +176,10 @@ def test_list_as_recorded(host: LabHost) -> None:
         "3    mon    enabled      0          (global)    generic_kprobe   413.70 kB      monitor_only   3       0          0\n"
         "4    err    load_error   0          (global)                     0 B            unknown        0       0          0\n"
     )
-    orders = {tuple(json.loads(host.tetra("tp", "list", "-o", "json").stdout)["policies"][0]["name"] for _ in range(2)) for _ in range(8)}
+    orders = {
+        tuple(json.loads(host.tetra("tp", "list", "-o", "json").stdout)["policies"][0]["name"] for _unused in range(2))
+        for _unused in range(8)
+    }
     assert len(orders) > 1  # the order of policies changes from call to call
 
 

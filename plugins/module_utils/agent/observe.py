@@ -16,8 +16,9 @@ import platform
 import re
 import subprocess
 import urllib.error
-import urllib.request
 from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from ansible.module_utils.urls import open_url
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import metrics
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
@@ -217,10 +218,13 @@ def _counters(agent: Dict[str, Any], problems: List[str]) -> Optional[Dict[str, 
             problems.append("counters: the agent serves no metrics; set its flag metrics-server, for example to 127.0.0.1:2112")
         return None
     try:
-        page = metrics.fetch(address)
+        return _counts(metrics.fetch(address))
     except metrics.MetricsError as error:
         problems.append("counters: {0}".format(error))
         return None
+
+
+def _counts(page: str) -> Dict[str, Any]:
     return {
         "events_missed": metrics.total(page, "bpf_missed_events_total"),
         "events_lost_ringbuf": metrics.total(page, "observer_ringbuf_events_lost_total"),
@@ -271,7 +275,7 @@ def _run(command: List[str]) -> subprocess.CompletedProcess[bytes]:
 
 def _url(url: str) -> Dict[str, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=_CHECK_SECONDS) as response:
+        with open_url(url, timeout=_CHECK_SECONDS) as response:
             return {"check": url, "ok": 200 <= response.status < 400, "detail": "status {0}".format(response.status)}
     except urllib.error.HTTPError as error:
         return {"check": url, "ok": False, "detail": "status {0}".format(error.code)}

@@ -320,7 +320,7 @@ def _is_number(value: float | None) -> bool:
 
 
 def _row(point: Data, axis: Axis, unit: str) -> Row:
-    value, _, shown = measured(point["value"], unit).partition(" ")
+    value, _unused, shown = measured(point["value"], unit).partition(" ")
     return Row(point["host"], point["status"], axis.at(point["value"]), value, shown, point["detail"])
 
 

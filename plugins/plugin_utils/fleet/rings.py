@@ -139,7 +139,7 @@ def plan_rings(environment: Environment, members: Iterable[Member]) -> Plan:
 def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Member]]:
     problems: list[Problem] = []
     taken: dict[str, str] = {}
-    chosen: list[list[Member]] = [[] for _ in environment.rings]
+    chosen: list[list[Member]] = [[] for _unused in environment.rings]
     for index, ring in enumerate(environment.rings):
         for member in fleet:
             if not member.groups.isdisjoint(ring.groups):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Context, Finding, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, allow, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Context
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Case, Policy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES, Rendered, render
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import SUPPORTED, Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits, traits
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
@@ -44,16 +47,45 @@ class CaseResult:
         return not self.failures
 
 
-def check(rendered: Rendered, mode: str, version: Version, protected: Sequence[str]) -> tuple[Traits, list[Finding]]:
-    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes."""
+def check(
+    rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel | None = None
+) -> tuple[Traits, list[Finding]]:
+    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes, or it allows rules in vain."""
+    kernel = kernel or Kernel()
     document = rendered.document(mode)
     source = documents.Document(f"{rendered.policy.template_file} (rendered)", document, {})
     problems = documents.validate(source, tracing_policy(version))
     if problems:
         raise Refused(replace(problem, line=0) for problem in problems)
+    found = _findings(rendered, mode, version, protected, kernel)
+    _check_allowed(rendered, version, protected, kernel)
+    return traits(document, version), allow(found, rendered.policy.allowed)
+
+
+def _findings(rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel) -> list[Finding]:
+    document = rendered.document(mode)
     derived = traits(document, version)
-    context = Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived)
-    return derived, lint(context)
+    return lint(Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived, kernel))
+
+
+def _check_allowed(rendered: Rendered, version: Version, protected: Sequence[str], kernel: Kernel) -> None:
+    """Hold what a policy allows against all that it can become: these values and those of its cases, every form, mode and version."""
+    policy = rendered.policy
+    idle = set(policy.allowed)
+    for values in (rendered.values, *(case.values for case in policy.cases)):
+        for form in policy.meta["forms"]:
+            for agent in (version, *((major, minor, 0) for major, minor in SUPPORTED)):
+                for mode in MODES:
+                    if not idle:
+                        return
+                    one = render(policy, values, form, protected)
+                    idle -= {finding.rule for finding in _findings(one, mode, agent, protected, kernel)}
+    if idle:
+        raise refuse(
+            f"allows {', '.join(sorted(idle))}, which the policy never breaks: take the entry out",
+            file=str(policy.directory / "meta.yml"),
+            path="lint.allow",
+        )
 
 
 def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
@@ -69,6 +101,18 @@ def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
     return [_run_case(policy, case, protected) for case in policy.cases]
 
 
+def _recorder(path: Path) -> Mapping[str, Any]:
+    """The TracingPolicy under which events were recorded, by an agent of any supported version."""
+    document = documents.load(path)
+    for number in reversed(SUPPORTED):
+        spec = tracing_policy((*number, 0))["properties"]["spec"]
+        problems = documents.validate(document, {"type": "object", "required": ["spec"], "properties": {"spec": spec}})
+        if not problems:
+            recorded_under: Mapping[str, Any] = document.data
+            return recorded_under
+    raise Refused(problems)
+
+
 def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResult:
     file = policy.directory / "cases" / "cases.yml"
     values_document = documents.Document(str(file), {case.name: case.values}, {})
@@ -77,7 +121,7 @@ def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResul
         raise Refused(problems)
     form = case.form or policy.meta["forms"][0]
     document = render(policy, {**case.values}, form, protected).document("monitor")
-    recorded_under: Mapping[str, Any] = documents.load(case.recorder).data if case.recorder else document
+    recorded_under = _recorder(case.recorder) if case.recorder else document
     compiled = CompiledPolicy(document)
     counts = {True: 0, False: 0, None: 0}
     failures = []

@@ -15,7 +15,8 @@ from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical, documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 
 SEVERITIES = ("critical", "high", "medium", "low")
 MATURITIES = ("stable", "incubating", "sandbox", "deprecated")
@@ -41,6 +42,26 @@ META_SCHEMA: Mapping[str, Any] = {
         "forms": {"type": "array", "items": {"enum": list(FORMS)}, "minItems": 1, "uniqueItems": True},
         "event_budget": {"type": "integer", "minimum": 0},
         "inputs": inputs.SCHEMA,
+        "lint": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["allow"],
+            "properties": {
+                "allow": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["rule", "reason"],
+                        "properties": {
+                            "rule": {"type": "string"},
+                            "reason": {"type": "string", "pattern": r"\S\s+\S", "description": "a reason, in words"},
+                        },
+                    },
+                },
+            },
+        },
     },
 }
 
@@ -106,6 +127,11 @@ class Policy:
     @property
     def template_file(self) -> str:
         return str(self.directory / "policy.yaml.j2")
+
+    @property
+    def allowed(self) -> Mapping[str, str]:
+        """The lint rules that this policy may break, each with the reason."""
+        return {one["rule"]: one["reason"] for one in self.meta.get("lint", {}).get("allow", ())}
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
@@ -197,10 +223,12 @@ class Library:
             )
         document = documents.load(directory / "meta.yml")
         problems = documents.validate(document, META_SCHEMA)
-        if not NAME.match(directory.name):
+        if not NAME.fullmatch(directory.name):
             problems.append(
                 document.problem((), f"directory name {directory.name!r}: needed: at most 48 lower-case letters, digits and dashes")
             )
+        if not problems:
+            problems += _allowance_problems(document)
         if problems:
             raise Refused(problems)
         declared = {name: inputs.Input.from_meta(name, raw) for name, raw in document.data["inputs"].items()}
@@ -223,3 +251,23 @@ class Library:
             template=source,
             macros=self.macros,
         )
+
+
+def _allowance_problems(document: documents.Document) -> list[Problem]:
+    """What is wrong with the lint rules that a meta.yml of sound shape allows."""
+    problems = []
+    seen: set[str] = set()
+    for index, one in enumerate(document.data.get("lint", {}).get("allow", ())):
+        path, rule = ("lint", "allow", index, "rule"), CATALOGUE.get(one["rule"])
+        if rule is None:
+            near = difflib.get_close_matches(one["rule"], CATALOGUE, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            problems.append(document.problem(path, f"no rule {one['rule']!r}; {hint}docs/lints.md lists them"))
+        elif not rule.can_be_allowed:
+            problems.append(
+                document.problem(path, f"{rule.id} tells what the agent refuses to load: it cannot be allowed; mend the policy")
+            )
+        elif rule.id in seen:
+            problems.append(document.problem(path, f"{rule.id} is allowed twice: keep one reason"))
+        seen.add(one["rule"])
+    return problems

@@ -255,7 +255,7 @@ class Agent:
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
-            connection, _ = listener.accept()
+            connection, _unused = listener.accept()
             self._start(self._answer, connection)
 
     def _answer(self, connection: socket.socket) -> None:
@@ -376,7 +376,7 @@ class Agent:
                 zlib.crc32(block)  # without the interpreter's lock
 
         while not self.stop.is_set():
-            cores = self.faults.current().cores(name for name, _, _ in self.manager.memory())
+            cores = self.faults.current().cores(name for name, _unused, _unused in self.manager.memory())
             now = time.monotonic()
             for core in range(math.ceil(cores)):
                 self._start(burn, now + _SLICE * min(cores - core, 1.0))

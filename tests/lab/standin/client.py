@@ -27,7 +27,7 @@ _CODES = {"allowed": 0, "denied": 1, "killed": 137}
 def pod(text: str) -> Pod:
     """``shop/cart,app=cart`` as a pod whose container has the pod's name."""
     name, *labels = text.split(",")
-    namespace, _, own = name.partition("/")
+    namespace, _unused, own = name.partition("/")
     return Pod(namespace, dict(one.split("=", 1) for one in labels), own, f"example.test/{own}")
 
 

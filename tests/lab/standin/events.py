@@ -74,10 +74,10 @@ def _value(arg: Argument) -> Json:
 def place(hook: Hook) -> Json:
     """A hook as the members of an event that name it."""
     if hook.kind == "tracepoint":
-        subsystem, _, event = hook.name.partition("/")
+        subsystem, _unused, event = hook.name.partition("/")
         return {"subsys": subsystem, "event": event}
     if hook.kind == "uprobe":
-        path, _, symbol = hook.name.rpartition(":")
+        path, _unused, symbol = hook.name.rpartition(":")
         return {"path": path, "symbol": symbol}
     is_syscall = hook.kind == "kprobe" and hook.name.startswith("sys_")
     return {"function_name": f"__x64_{hook.name}" if is_syscall else hook.name}

@@ -148,7 +148,7 @@ class _Load:
 
     def attached(self, program: _Program) -> bool:
         """Whether the kernel would run this program now. If so, the policy's maps are open."""
-        for _ in range(_LOOKS):
+        for _unused in range(_LOOKS):
             if program.gone or (pins.identity(f"{self._place}/{program.pin_path}") != program.pin and not self._find(program)):
                 break
             try:

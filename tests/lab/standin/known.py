@@ -143,7 +143,7 @@ def has_function(call: str, is_syscall: bool) -> bool:
 
 
 def has_tracepoint(subsystem: str, event: str) -> bool:
-    kind, _, name = event.partition("_")[2].partition("_")
+    kind, _unused, name = event.partition("_")[2].partition("_")
     if subsystem == "syscalls" and kind in ("enter", "exit"):
         return name in SYSCALLS
     return f"{subsystem}/{event}" in _TRACEPOINTS

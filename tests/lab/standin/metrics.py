@@ -84,7 +84,7 @@ def _escaped(value: str) -> str:
 def serve(listener: socket.socket, make: Callable[[], str]) -> None:
     """Answer every request with the page, one after the other."""
     while True:
-        connection, _ = listener.accept()
+        connection, _unused = listener.accept()
         with connection, contextlib.suppress(OSError):
             connection.settimeout(5)
             request = b""

@@ -119,7 +119,7 @@ class TracingPolicy:
     @property
     def enforces(self) -> bool:
         """Whether the agent finds an enforcing action; it does not look into macros or at the return side."""
-        return any(name in ENFORCING for hook in self.hooks for _, name in hook.actions())
+        return any(name in ENFORCING for hook in self.hooks for _unused, name in hook.actions())
 
     @property
     def selects_workloads(self) -> bool:
@@ -136,7 +136,7 @@ class TracingPolicy:
         lists = {one["name"]: one for one in self.spec.get("lists", ())}
         found: dict[tuple[str, str], Program] = {}
         for place, hook in enumerate(self.hooks):
-            overrides = any(name == "Override" for _, name in hook.actions())
+            overrides = any(name == "Override" for _unused, name in hook.actions())
             for identity in identities(SECTIONS[hook.section], hook.raw, lists):
                 if hook.raw.get("ignore", {}).get("callNotFound") and not known.has_function(identity.name, True):
                     continue  # v1.7 drops such a hook without a word
@@ -162,7 +162,7 @@ class TracingPolicy:
         """Bytes of maps as measured on 2 CPUs and kernel 6.1: per kind, more for Override, returns and rate limits."""
         total = 0
         for hook in self.hooks:
-            overrides = any(name == "Override" for _, name in hook.actions())
+            overrides = any(name == "Override" for _unused, name in hook.actions())
             if hook.section == "kprobes":
                 total += (335872 if total else 413696) + (520192 if overrides else 0) + (217088 if hook.raw.get("return") else 0)
             else:
@@ -346,7 +346,7 @@ def _check_target(hook: HookEntry, lists: Mapping[str, Any], features: Mapping[s
 
 
 def _check_override(hook: HookEntry, features: Mapping[str, bool], multi: bool) -> None:
-    names = {name for _, name in hook.actions()}
+    names = {name for _unused, name in hook.actions()}
     if hook.section == "fentries" and names & ENFORCING:
         raise LoadError("enforcement is not supported for fentry yet")
     if hook.section == "uprobes" and "Override" in names and not features["uprobe_regs_change"]:

@@ -77,7 +77,7 @@ class Writer:
 
     def alive(self) -> bool:
         """Whether the agent that reads this ring is still there."""
-        return self._fd >= 0 and not any(seen & select.POLLERR for _, seen in self._poll.poll(0))
+        return self._fd >= 0 and not any(seen & select.POLLERR for _unused, seen in self._poll.poll(0))
 
     def post(self, kind: int, record: Mapping[str, Any]) -> None:
         data = json.dumps({"op": kind, **record}, separators=(",", ":")).encode() + b"\n"

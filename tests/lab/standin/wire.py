@@ -53,7 +53,7 @@ class Unreachable(OSError):
 def _endpoint(address: str) -> tuple[socket.socket, Any, int | None]:
     """A socket, what to bind or connect it to, and a directory to close: socket paths are limited to 108 bytes."""
     if not address.startswith("unix://"):
-        host, _, port = address.rpartition(":")
+        host, _unused, port = address.rpartition(":")
         return socket.socket(socket.AF_INET), ("127.0.0.1" if host == "localhost" else host, int(port)), None
     path = address.removeprefix("unix://")
     made = socket.socket(socket.AF_UNIX)
@@ -83,7 +83,7 @@ def connect(address: str, timeout: float) -> socket.socket:
 
 
 def _numeric(address: str) -> str:
-    host, _, port = address.rpartition(":")
+    host, _unused, port = address.rpartition(":")
     return f"{'127.0.0.1' if host in ('', 'localhost') else host}:{port}"
 
 

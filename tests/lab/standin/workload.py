@@ -45,7 +45,7 @@ def run(roots: Sequence[str], rate: float, seconds: float = 0.0) -> int:
     if not seconds:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _unused, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every kernel keeps its maps open
     kernels = [Kernel(root) for root in roots]
     pause, start = 1.0 / rate, time.monotonic()

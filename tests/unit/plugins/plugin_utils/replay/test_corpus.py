@@ -66,7 +66,7 @@ def replayed(name: str) -> Replay:
     compiled = CompiledPolicy(policy)
     calls = recording(policy["spec"]["kprobes"][0]["call"])
     verdicts = [(call.process.exec_id, verdict) for call in calls for verdict in compiled.evaluate(call)]
-    known = {exec_id for exec_id, _ in verdicts}
+    known = {exec_id for exec_id, _unused in verdicts}
     with gzip.open(CORPUS / "narrow" / f"{name}.expected.jsonl.gz", "rt", encoding="utf-8") as lines:
         emitted = Counter(json.loads(line)["process_kprobe"]["process"]["exec_id"] for line in lines)
     return Replay(verdicts, Counter({exec_id: count for exec_id, count in emitted.items() if exec_id in known}))
@@ -114,19 +114,19 @@ def test_what_a_recording_does_not_hold_is_never_decided_wrongly(name: str) -> N
     ],
 )
 def test_what_cannot_be_decided_says_why(name: str, reason: str) -> None:
-    reasons = {verdict.fires.reasons for _, verdict in replayed(name).verdicts if verdict.fires.value is None}
+    reasons = {verdict.fires.reasons for _unused, verdict in replayed(name).verdicts if verdict.fires.value is None}
     assert reasons == {frozenset([reason])}
 
 
 def test_a_rate_limited_policy_fires_for_every_match() -> None:
     replay = replayed("n17-ratelimit")
-    fired = [verdict for _, verdict in replay.verdicts if verdict.fires.value]
+    fired = [verdict for _unused, verdict in replay.verdicts if verdict.fires.value]
     assert len(fired) == 84
     assert replay.count(None) == Counter()
 
 
 def test_what_a_rate_limit_may_withhold_is_marked() -> None:
-    fired = [verdict for _, verdict in replayed("n17-ratelimit").verdicts if verdict.fires.value]
+    fired = [verdict for _unused, verdict in replayed("n17-ratelimit").verdicts if verdict.fires.value]
     assert all(outcome.rate_limited for verdict in fired for outcome in verdict.outcomes)
 
 
@@ -138,4 +138,4 @@ def test_the_agent_emitted_nothing_beyond_the_matches_of_a_rate_limited_policy()
 
 @pytest.mark.parametrize("name", [one for one in DECIDED if one != "n17-ratelimit"])
 def test_nothing_else_is_marked_as_rate_limited(name: str) -> None:
-    assert not any(outcome.rate_limited for _, verdict in replayed(name).verdicts for outcome in verdict.outcomes)
+    assert not any(outcome.rate_limited for _unused, verdict in replayed(name).verdicts for outcome in verdict.outcomes)
