@@ -96,6 +96,19 @@ observation:
       description: The pin directory, whether a leftover of a failed start stands beside it, and its folders.
       type: dict
       returned: always
+    service:
+      description: The agent's unit as systemd sees it, with the number of times it was started again; null without one.
+      type: dict
+      returned: always
+    alarm:
+      description: The mark of a unit that was given up and has not come up since; null when there is none.
+      type: dict
+      returned: always
+    troubles:
+      description: What is wrong with the agent as a service; enforcing but blind, crash loop, start limit, alarm.
+      type: list
+      elements: str
+      returned: always
     counters:
       description: Events missed, lost and exported, and events per policy; null when the agent serves no metrics.
       type: dict

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import datetime
 import http.client
+import json
 import os
 import platform
 import re
 import subprocess
 import urllib.error
+<<<<<<< HEAD
 from typing import Any, Dict, List, Optional, Sequence
+=======
+import urllib.request
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+>>>>>>> agent
 
 from ansible.module_utils.urls import open_url
 
@@ -63,6 +69,8 @@ def observe(
     agent = _agent(tetra, pid_file, problems)
     policies = _policies(tetra, pins, state, problems) if agent["answers"] else None
     counters = _counters(agent, problems)
+    service, alarm = _service(pins.path), _alarm(pins.path, state.directory)
+    kept = sorted({*pins.policies(), *(PinDirectory(pins.leftover).policies() if pins.leftover else ())})
     return {
         "format": FORMAT,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(),
@@ -70,6 +78,9 @@ def observe(
         "agent": agent,
         "policies": policies,
         "pins": {"directory": pins.path, "present": pins.present, "leftover": pins.leftover, "folders": pins.policies()},
+        "service": service,
+        "alarm": alarm,
+        "troubles": troubles(agent["answers"], kept, service, alarm),
         "counters": counters,
         "bundle": _bundle(state, problems),
         "health": {
@@ -79,6 +90,56 @@ def observe(
         },
         "problems": problems,
     }
+
+
+def troubles(answers: bool, kept: Sequence[str], service: Optional[Mapping[str, Any]], alarm: Optional[Mapping[str, Any]]) -> List[str]:
+    """What is wrong with the agent as a service, in words. ``kept``: policies with pins in the kernel."""
+    found = []
+    if not answers and kept:
+        found.append("enforcing but blind: no agent answers, and the kernel goes on with {0}".format(", ".join(kept)))
+    if service is not None:
+        if service["result"] == "start-limit-hit":
+            found.append("systemd has given the agent up: its start limit is reached")
+        elif service["state"] == "failed":
+            found.append("the agent's unit has failed: {0}".format(service["result"]))
+        elif service["substate"] == "auto-restart":
+            found.append("the agent is in a crash loop: systemd has started it again {0} times".format(service["restarts"]))
+    if alarm is not None:
+        found.append("an alarm stands since {0}: the agent did not start".format(alarm.get("time", "an unknown time")))
+    return found
+
+
+def _service(pin_directory: str) -> Optional[Dict[str, Any]]:
+    """The agent's unit as systemd sees it; None where there is no such unit."""
+    if not os.path.isdir("/run/systemd/system"):
+        return None
+    name = os.path.basename(pin_directory)
+    unit = "apiary-tetragon-{0}.service".format(name[len("apiary-") :]) if name.startswith("apiary-") else "tetragon.service"
+    try:
+        done = _run(["systemctl", "show", unit, "--property=LoadState,ActiveState,SubState,Result,NRestarts"])
+    except (OSError, subprocess.SubprocessError):
+        return None
+    shown = dict(line.partition("=")[::2] for line in done.stdout.decode("utf-8", "replace").splitlines())
+    if shown.get("LoadState", "not-found") == "not-found":
+        return None
+    restarts = int(shown.get("NRestarts") or 0)
+    return {
+        "unit": unit,
+        "state": shown.get("ActiveState", ""),
+        "substate": shown.get("SubState", ""),
+        "result": shown.get("Result", ""),
+        "restarts": restarts,
+    }
+
+
+def _alarm(pin_directory: str, state_directory: str) -> Optional[Dict[str, Any]]:
+    """What a unit that was given up left behind (see ``slotunit``); None when nothing did."""
+    slot = os.path.basename(pin_directory).replace("apiary-", "", 1)
+    try:
+        found: Dict[str, Any] = json.loads(read_text(os.path.join(state_directory, "alarm-{0}.json".format(slot))))
+    except ValueError:
+        return None
+    return found
 
 
 def _host() -> Dict[str, Any]:

@@ -39,8 +39,8 @@ def host_status(name: str, digest: str, expected: Sequence[Mapping[str, Any]], s
     if seen is None:
         return HostStatus(name, digest, ("could not be observed",), ())
     if not seen["agent"]["answers"] or seen["policies"] is None:
-        return HostStatus(name, digest, ("no agent answers: " + "; ".join(seen["problems"]),), ())
-    drift = []
+        return HostStatus(name, digest, (*seen["troubles"], "no agent answers: " + "; ".join(seen["problems"])), ())
+    drift = [*seen["troubles"]]
     loaded = {one["name"]: one for one in seen["policies"]}
     for policy in expected:
         actual = loaded.get(policy["loaded"])

@@ -70,6 +70,9 @@ def observation(
         },
         "policies": (policies or []) if answers else None,
         "pins": {"directory": "/sys/fs/bpf/tetragon", "present": True, "leftover": leftover, "folders": []},
+        "service": None,
+        "alarm": None,
+        "troubles": [],
         "counters": {
             "events_missed": missed,
             "events_lost_ringbuf": 0.0,

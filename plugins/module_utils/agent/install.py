@@ -1,0 +1,214 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Bring an agent up where none runs: the first one of a host, or one that has stopped. A running agent is never touched.
+
+What a running agent would have to change for is left to the hand-over; only files that do not reach it are mended beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Optional
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags, slotunit, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import Versions
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slotunit import STATE
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import TetraError
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import ETC, RELEASES, SYSTEM, File, Limits
+
+POINTER = SYSTEM + "/apiary-tetragon.service"
+WANTED_BY = SYSTEM + "/multi-user.target.wants/apiary-tetragon.service"
+CLIENT = "/usr/local/bin/tetra"
+_LINES = 15
+
+
+class InstallError(Exception):
+    """The agent does not run as wanted. The text says whether the host is as before."""
+
+
+@dataclass
+class Result:
+    """``handover``: why a running agent would have to change, empty when it need not. ``diff``: path -> (before, after)."""
+
+    slot: str
+    actions: List[str] = field(default_factory=list)
+    handover: List[str] = field(default_factory=list)
+    diff: Dict[str, List[str]] = field(default_factory=dict)
+
+
+def systemctl(*arguments: str, timeout: float = 60) -> str:
+    """Output of one call. Raises InstallError with systemd's words."""
+    try:
+        done = subprocess.run(
+            ["systemctl", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InstallError("systemctl {0}: {1}".format(arguments[0], error)) from None
+    if done.returncode != 0:
+        raise InstallError("systemctl {0}: {1}".format(" ".join(arguments), done.stderr.decode("utf-8", "replace").strip()))
+    return done.stdout.decode("utf-8", "replace")
+
+
+def active_slot() -> str:
+    """The slot that boots; empty when there is none."""
+    try:
+        name = os.path.basename(os.readlink(POINTER))
+    except OSError:
+        return ""
+    return next((slot for slot in units.METRICS if name == units.unit_name(slot)), "")
+
+
+def install(version: str, options: Mapping[str, str], limits: Limits, check: bool = False) -> Result:
+    """Make the wanted agent run where none does. Raises InstallError."""
+    if Versions(RELEASES).manifest(version) is None and not check:
+        raise InstallError("version {0} is not on this host: bring it there first (apiary.tetragon.release)".format(version))
+    return _Run(version, options, limits).execute(check)
+
+
+class _Run:
+    def __init__(self, version: str, options: Mapping[str, str], limits: Limits) -> None:
+        self.active = active_slot()
+        self.slot = slotunit.Slot(self.active or "a")
+        self.version = version
+        self.unit = units.unit_name(self.slot.name)
+        self.limits = limits
+        self.of_slot = units.slot_files(self.slot.name, version, options, limits)
+        self.of_host = units.host_files(units.sources())
+
+    def execute(self, check: bool) -> Result:
+        files = {**self.of_host, **self.of_slot}
+        stale, strays = units.stale(files), units.strays(self.slot.name, self.of_slot)
+        result = Result(self.slot.name, diff={path: [read_text(path), files[path].text] for path in stale})
+        result.diff.update({path: [read_text(path), ""] for path in strays})
+        running = slotunit.runs(self.slot)
+        if running and self.active:
+            unit_file = "{0}/{1}".format(SYSTEM, self.unit)
+            reaching = [path for path in [*stale, *strays] if path not in self.of_host and path != unit_file]
+            if reaching:
+                result.handover = reaching
+                return result
+            if stale:
+                result.actions.append("write")
+            if stale and not check:
+                units.write(files, stale)
+                systemctl("daemon-reload")
+            self._link(result, check)
+            return result
+        result.actions += (["write"] if stale or strays else []) + ["start"]
+        if check:
+            return result
+        aside = self._set_aside()
+        result.actions += ["aside {0}".format(path) for path in aside]
+        former = {path: File(read_text(path), os.stat(path).st_mode & 0o7777) for path in [*stale, *strays] if os.path.isfile(path)}
+        try:
+            self._start(files, stale, strays)
+        except (InstallError, TetraError, OSError) as error:
+            self._undo(files, stale, former)
+            raise InstallError("{0}{1}; the host is as before".format(error, self._reason())) from None
+        self._link(result, False)
+        return result
+
+    def _start(self, files: Mapping[str, File], stale: List[str], strays: List[str]) -> None:
+        for path in (self.slot.policies.policy_dir, STATE):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        self.since = time.time()
+        units.write(files, stale)
+        for path in strays:
+            os.unlink(path)
+        systemctl("daemon-reload")
+        _command("systemd-tmpfiles", "--create", units.TMPFILES)
+        if subprocess.call(["systemctl", "is-failed", "--quiet", self.unit]) == 0:
+            systemctl("reset-failed", self.unit)
+        systemctl("start", self.unit, timeout=self.limits.start_timeout + 120)
+        wrong = self._effective()
+        if wrong:
+            raise InstallError("the agent did not take its options: {0}".format("; ".join(wrong)))
+
+    def _effective(self) -> List[str]:
+        """Options that the running agent does not have as they were written; ``tetra info`` exists from v1.7 on."""
+        if [int(one) for one in self.version.split(".")[:2]] < [1, 7]:
+            return []
+        folder = "{0}/{1}/conf.d/".format(ETC, self.slot.name)
+        wanted = {path[len(folder) :]: file.text.strip() for path, file in self.of_slot.items() if path.startswith(folder)}
+        return flags.differences(self.version, wanted, self.slot.tetra.info()["flags"])
+
+    def _set_aside(self) -> List[str]:
+        """Move whatever keeps an agent from starting, and is not ours, out of the policy directory."""
+        moved, place = [], self.slot.policies.policy_dir
+        for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
+            if name not in ("apiary", ".apiary"):
+                target = os.path.join(STATE, "aside", "{0}-{1}".format(int(time.time()), name))
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                shutil.move(os.path.join(place, name), target)
+                moved.append(os.path.join(place, name))
+        return moved
+
+    def _link(self, result: Result, check: bool) -> None:
+        """What leads to the slot: the pointer that boots, the client for a person, the addresses it finds."""
+        links = {
+            POINTER: self.unit,
+            WANTED_BY: "../apiary-tetragon.service",
+            CLIENT: "{0}/{1}/bin/tetra".format(RELEASES, self.version),
+        }
+        wrong = [path for path, target in links.items() if _target(path) != target]
+        if not wrong:
+            return
+        result.actions.append("link")
+        for path in wrong if not check else ():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = path + ".apiary"
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+            os.symlink(links[path], temporary)
+            os.rename(temporary, path)
+            sync_directory(os.path.dirname(path))
+        if not check:
+            systemctl("daemon-reload")
+            slotunit.lead_here(self.slot)
+
+    def _undo(self, files: Mapping[str, File], stale: List[str], former: Mapping[str, File]) -> None:
+        """Put the files back and, on a host that had no agent, remove what this run brought."""
+        subprocess.call(["systemctl", "stop", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        slotunit.heal(self.slot)
+        for path in stale:
+            if path not in former and os.path.exists(path):
+                os.unlink(path)
+        units.write(former, sorted(former))
+        if not self.active:
+            for path in (self.slot.pins.path, os.path.dirname(self.slot.policies.policy_dir), units.LIB):
+                shutil.rmtree(path, ignore_errors=True)
+        subprocess.call(["systemctl", "reset-failed", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.call(["systemctl", "daemon-reload"])
+
+    def _reason(self) -> str:
+        """The agent's last lines, for whoever reads the failure."""
+        if not hasattr(self, "since"):
+            return ""
+        command = ["journalctl", "--unit", self.unit, "--since", "@{0}".format(int(self.since)), "--output", "cat", "--no-pager"]
+        lines = _command(*command, "--lines", str(_LINES)).splitlines()
+        telling = [line for line in lines if "level=error" in line or "Error:" in line] or lines[-3:]
+        return ": " + " | ".join(telling[-3:]) if telling else ""
+
+
+def _command(*words: str) -> str:
+    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _target(path: str) -> Optional[str]:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None

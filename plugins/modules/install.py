@@ -1,0 +1,142 @@
+#!/usr/bin/python
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Bring the agent up in a slot."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: install
+short_description: Bring the Tetragon agent up on a host where none runs
+version_added: 0.2.0
+author:
+  - Apiary contributors (@apiary)
+description:
+  - Writes a slot (unit, one file per option, policy directory), starts it, waits until it is ready, reads its effective options
+    back, and makes it the one that boots.
+  - An agent that has stopped, or that systemd has given up, is started again; pins that were kept stay in force meanwhile. Files in
+    the policy directory that are not of the managed set are moved to C(/var/lib/apiary/aside).
+  - A running agent is never touched. When it would have to change, RV(handover) says for which files.
+  - When the agent does not become ready, the host is left as it was.
+options:
+  version:
+    description:
+      - A version that is on the host (see M(apiary.tetragon.release)).
+    type: str
+    required: true
+  options:
+    description:
+      - Options of the agent beside those that the collection sets.
+    type: dict
+    default: {}
+  before:
+    description:
+      - Units that start only when the agent is ready.
+    type: list
+    elements: str
+    default: []
+  memory_max:
+    description:
+      - The unit's limit of memory; empty for none.
+    type: str
+    default: 2G
+  cpu_quota:
+    description:
+      - The unit's share of one CPU, such as V(50%); empty for no limit.
+    type: str
+    default: ''
+  restart_seconds:
+    description:
+      - Seconds between the end of an agent and its next start.
+    type: int
+    default: 5
+  start_limit:
+    description:
+      - Starts within an hour after which the unit is given up and an alarm is raised.
+    type: int
+    default: 10
+  start_timeout:
+    description:
+      - Seconds within which the agent must be ready with all its policies.
+    type: int
+    default: 900
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed when in diff mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Bring the agent up
+  apiary.tetragon.install:
+    version: 1.7.1
+    options:
+      enable-process-cred: true
+"""
+
+RETURN = r"""
+slot:
+  description: The slot that boots.
+  returned: success
+  type: str
+  sample: a
+actions:
+  description: What was done, or in check mode would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [write, start, link]
+handover:
+  description: Files for which the running agent would have to change; empty when it runs as wanted.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.install import InstallError, install
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import ReleaseError, exact_version
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import Limits
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "str", "required": True},
+            "options": {"type": "dict", "default": {}},
+            "before": {"type": "list", "elements": "str", "default": []},
+            "memory_max": {"type": "str", "default": "2G"},
+            "cpu_quota": {"type": "str", "default": ""},
+            "restart_seconds": {"type": "int", "default": 5},
+            "start_limit": {"type": "int", "default": 10},
+            "start_timeout": {"type": "int", "default": 900},
+        },
+        supports_check_mode=True,
+    )
+    params = dict(module.params)
+    try:
+        version, options = exact_version(params.pop("version")), params.pop("options")
+        wrong = flags.problems(version, options)
+        if wrong:
+            module.fail_json(msg="; ".join(wrong))
+        result = install(
+            version, {name: flags.text_of(value) for name, value in options.items()}, Limits(**params), check=module.check_mode
+        )
+    except (InstallError, ReleaseError) as error:
+        module.fail_json(msg=str(error))
+    changed = bool(result.actions or result.handover)
+    diff = [
+        {"before_header": path, "after_header": path, "before": before, "after": after}
+        for path, (before, after) in sorted(result.diff.items())
+    ]
+    module.exit_json(changed=changed, slot=result.slot, actions=result.actions, handover=result.handover, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

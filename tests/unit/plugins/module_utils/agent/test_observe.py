@@ -1,0 +1,43 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import troubles
+
+
+def service(state="active", substate="running", result="success", restarts=0):
+    return {"unit": "apiary-tetragon-a.service", "state": state, "substate": substate, "result": result, "restarts": restarts}
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept", "unit", "alarm", "expected"),
+    [
+        (True, ["a"], service(restarts=7), None, []),
+        (False, [], None, None, []),
+        (False, ["a", "b"], None, None, ["enforcing but blind: no agent answers, and the kernel goes on with a, b"]),
+        (
+            False,
+            ["a"],
+            service("failed", "failed", "start-limit-hit"),
+            {"time": "2026-11-25T20:00:00Z"},
+            [
+                "enforcing but blind: no agent answers, and the kernel goes on with a",
+                "systemd has given the agent up: its start limit is reached",
+                "an alarm stands since 2026-11-25T20:00:00Z: the agent did not start",
+            ],
+        ),
+        (False, [], service("failed", "failed", "exit-code"), None, ["the agent's unit has failed: exit-code"]),
+        (
+            False,
+            [],
+            service("activating", "auto-restart", "exit-code", 3),
+            None,
+            ["the agent is in a crash loop: systemd has started it again 3 times"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_service_is_said(answers, kept, unit, alarm, expected):
+    assert troubles(answers, kept, unit, alarm) == expected

@@ -1,0 +1,125 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import slotunit, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slotunit import NotReady, Slot, expected, heal, missing, raise_alarm
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import LoadedPolicy
+
+DENY = "metadata:\n  name: deny-1\nspec:\n  options:\n    - name: policy-mode\n      value: enforce\n"
+WATCH = "metadata:\n  name: 'watch-1'\n  namespace: web\nspec:\n  options:\n    - name: policy-mode\n      value: monitor\n"
+
+
+@pytest.fixture
+def slot(tmp_path):
+    return Slot("a", str(tmp_path))
+
+
+def tree(slot, old=(), new=None):
+    for suffix, names in (("_old", old), ("", new)):
+        for name in names or ():
+            Path(slot.pins.path + suffix, name).mkdir(parents=True)
+    if new == []:
+        Path(slot.pins.path).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("new", [None, [], ["part"]])
+def test_good_pins_come_back_whatever_a_failed_start_left(slot, new):
+    tree(slot, ["good"], new)
+    assert "apiary-a_old put back to" in heal(slot)
+    assert (slot.pins.policies(), slot.pins.leftover) == (["good"], "")
+    assert heal(slot) == ""
+    assert slot.pins.policies() == ["good"]
+
+
+def test_nothing_is_healed_while_the_agent_runs(slot):
+    tree(slot, ["good"], ["part"])
+    Path(slot.pid_file).parent.mkdir(parents=True)
+    agent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "tetragon"])
+    try:
+        Path(slot.pid_file).write_text(str(agent.pid), encoding="utf-8")
+        assert heal(slot) == ""
+        assert slot.pins.policies() == ["part"]
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def test_a_number_that_is_another_programs_by_now_keeps_nobody_from_starting(slot):
+    tree(slot, ["good"])
+    Path(slot.pid_file).parent.mkdir(parents=True)
+    Path(slot.pid_file).write_text("1", encoding="utf-8")
+    heal(slot)
+    assert not Path(slot.pid_file).exists()
+    assert slot.pins.policies() == ["good"]
+
+
+def test_the_set_is_read_from_its_files():
+    assert expected({"1-deny-1.yaml": DENY, "1-web.watch-1.yaml": WATCH}) == {("", "deny-1"): "enforce", ("web", "watch-1"): "monitor"}
+
+
+def test_a_slot_is_ready_only_with_every_policy_in_its_mode_and_nothing_old():
+    wanted = {("", "a"): "enforce", ("", "b"): "monitor", ("", "c"): "monitor"}
+    listed = [
+        LoadedPolicy("a", "", "enabled", "enforce"),
+        LoadedPolicy("b", "", "enabled", "monitor_only"),
+        LoadedPolicy("d", "", "loading"),
+    ]
+    assert missing(wanted, listed, "") == ["c is not loaded"]
+    listed[0] = LoadedPolicy("a", "", "enabled", "monitor")
+    listed.append(LoadedPolicy("c", "", "loading"))
+    assert missing(wanted, listed, "/x_old") == ["a is in mode monitor, not enforce", "c is loading", "/x_old is still there"]
+    assert missing({}, [], "") == []
+
+
+def test_an_agent_that_ends_is_not_waited_for(slot):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(NotReady, match="the agent ended before it was ready"):
+        slotunit.wait_ready(slot, 30, gone.pid)
+
+
+def test_waiting_has_an_end(slot):
+    with pytest.raises(NotReady, match=r"not ready after 0 seconds: no program"):
+        slotunit.wait_ready(slot, 0, os.getpid())
+
+
+def test_an_alarm_says_what_is_kept_and_stays(slot):
+    assert slot.alarm() is None
+    assert "NOTHING IS ENFORCED" in raise_alarm(slot)
+    tree(slot, ["good"], ["good", "part"])
+    assert "kept in the kernel without an agent: good, part" in raise_alarm(slot)
+    assert slot.alarm()["kept"] == ["good", "part"]
+    assert [path.name for path in Path(slot.alarm_file).parent.iterdir()] == ["alarm-a.json"]
+
+
+def test_a_persons_client_is_led_to_the_slot_that_boots(slot, tmp_path):
+    slotunit.lead_here(slot, str(tmp_path))
+    assert not (tmp_path / "run/tetragon").exists()
+    pointer = tmp_path / "etc/systemd/system/apiary-tetragon.service"
+    pointer.parent.mkdir(parents=True)
+    pointer.symlink_to("apiary-tetragon-b.service")
+    slotunit.lead_here(slot, str(tmp_path))
+    assert not (tmp_path / "run/tetragon").exists()
+    slotunit.lead_here(Slot("b", str(tmp_path)), str(tmp_path))
+    assert str((tmp_path / "run/tetragon/tetragon.sock").readlink()) == "/run/apiary/b/tetragon.sock"
+    assert sorted(path.name for path in (tmp_path / "run/tetragon").iterdir()) == ["tetragon-info.json", "tetragon.sock"]
+
+
+def test_the_programs_run_on_a_host_with_python_alone(tmp_path):
+    """What is copied to hosts is all that the units' program imports."""
+    for path, file in units.host_files(units.sources()).items():
+        target = tmp_path / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.text, encoding="utf-8")
+    program = tmp_path / units.PROGRAM.lstrip("/")
+    done = subprocess.run([sys.executable, "-I", "-S", program, "nothing", "a"], capture_output=True, text=True, env={}, check=False)
+    assert (done.returncode, done.stderr) == (2, "no such thing to do: nothing\n")
