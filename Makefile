@@ -17,7 +17,7 @@ demo:
 	@echo "Setting up Ansible in $(BUILD)/venv-demo"
 	@tools/venv $(BUILD)/venv-demo tools/demo.in
 	@$(BUILD)/venv-demo/bin/ansible-galaxy collection build --force --output-path $(BUILD)/demo . >/dev/null
-	@$(BUILD)/venv-demo/bin/ansible-galaxy collection install --force --offline --collections-path $(BUILD)/demo/collections $(BUILD)/demo/apiary-tetragon-*.tar.gz >/dev/null
+	@ANSIBLE_COLLECTIONS_PATH=$(BUILD)/demo/collections $(BUILD)/venv-demo/bin/ansible-galaxy collection install --force --offline --collections-path $(BUILD)/demo/collections $(BUILD)/demo/apiary-tetragon-*.tar.gz >/dev/null
 	@PYTHONPATH=$(BUILD)/demo/collections $(BUILD)/venv-demo/bin/python tests/lab/demo.py $(BUILD)/demo $(BUILD)/demo/collections
 
 test:

@@ -109,11 +109,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             watched = (*ring.hosts, *ring.control)
             rings[ring.name] = {
                 "watched": dict.fromkeys(watched, True),
-                "taking_part": dict.fromkeys((*watched, *earlier), True),
+                "taking_part": dict.fromkeys((*watched, *earlier, *run.exposed), True),
                 "batches": list(range(len(ring.batches))),
                 "batch_of": {host: number for number, batch in enumerate(ring.batches) for host in batch},
             }
-            last.update(dict.fromkeys((*watched, *earlier), index))
+            last.update(dict.fromkeys((*watched, *earlier, *run.exposed), index))
         if plan.left_out:
             say(f"  left out: {', '.join(f'{host} ({why})' for host, why in sorted(plan.left_out.items()))}")
         return {"order": [ring.name for ring in plan.rings], "rings": rings, "last": last}

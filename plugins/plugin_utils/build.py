@@ -86,7 +86,8 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
 
 def _proved(policy: Policy, environment: Environment, cache: Cache) -> list[CaseResult]:
     parts = ["cases", policy.digest, str(policy.directory), environment.protected]
-    return [CaseResult(**one) for one in cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected)])]
+    kept = cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected)])
+    return [CaseResult(**{**one, "failures": tuple(one["failures"])}) for one in kept]
 
 
 def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Environment, cache: Cache) -> dict[str, Any]:
@@ -103,7 +104,8 @@ def _checked(policy: Policy, entry: Entry, variant: Variant, environment: Enviro
             "findings": [asdict(one) for one in found],
         }
 
-    parts = [policy.digest, variant.values, entry.form, entry.namespace, entry.mode, environment.protected, environment.version]
+    fixed = [policy.reference, policy.digest, environment.protected, environment.version]
+    parts = [*fixed, variant.values, entry.form, entry.namespace, entry.mode]
     result: dict[str, Any] = cache.get(["rendered", *parts], compute)
     return result
 

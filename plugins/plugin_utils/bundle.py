@@ -83,9 +83,10 @@ def write(bundle: Bundle, directory: str | Path) -> Path:
     if target.exists():
         read(target)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=target.parent))
+    staging = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=target.parent))
         for name, text in bundle.files.items():
             (staging / name).write_text(text, encoding="utf-8")
         (staging / MANIFEST).write_bytes(_manifest_bytes(bundle.manifest))
@@ -95,7 +96,8 @@ def write(bundle: Bundle, directory: str | Path) -> Path:
         staging.chmod(0o755)
         staging.rename(target)
     except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
         raise refuse(f"bundle cannot be written: {error}", file=str(target)) from None
     return target
 
@@ -120,6 +122,9 @@ def read(path: str | Path) -> Bundle:
             file=str(directory / MANIFEST),
         )
     manifest = json.loads(raw)
+    name = directory_name(str(manifest.get("environment")), actual)
+    if directory.name != name:
+        raise refuse(f"is the bundle {name}, but its directory was renamed: give it its name back", file=str(directory / MANIFEST))
     if manifest.get("format") != FORMAT:
         raise refuse(f"has format {manifest.get('format')!r}; this collection reads {FORMAT}", file=str(directory / MANIFEST))
     problems, files = [], {}
@@ -195,13 +200,14 @@ def _summary(policy: Mapping[str, Any]) -> dict[str, list[str]]:
         "actions": sorted({action for one in variants for action in one["actions"]}),
         "scope": sorted({one["scope"] for one in variants}),
         "hosts": policy["assignment"]["where"] or ["all"],
+        "overrides for hosts": [" or ".join(one["where"]) for one in policy["assignment"]["choices"] if one["where"]],
         "event budget": [str(max(one["event_budget"] for one in variants))],
         "owner": sorted({one["owner"] for one in variants}),
     }
 
 
 def _facts(policy: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {', '.join(values)}" for name, values in _summary(policy).items()]
+    return [f"{name}: {', '.join(values)}" for name, values in _summary(policy).items() if values]
 
 
 def _headline(policy: Mapping[str, Any]) -> str:
@@ -219,5 +225,5 @@ def _compare(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) ->
             gone, come = set(before[name]) - set(after[name]), set(after[name]) - set(before[name])
             lines.append(f"{name}: " + ", ".join([*(f"+{one}" for one in sorted(come)), *(f"-{one}" for one in sorted(gone))]))
         else:
-            lines.append(f"{name}: {', '.join(before[name])} -> {', '.join(after[name])}")
+            lines.append(f"{name}: {', '.join(before[name]) or 'none'} -> {', '.join(after[name]) or 'none'}")
     return lines

@@ -22,8 +22,16 @@ def digest(value: bytes | Any) -> str:
     return hashlib.sha256(value if isinstance(value, bytes) else encode(value)).hexdigest()
 
 
+def to_json(value: Any) -> str:
+    """JSON on one line that is YAML too, keys sorted. Raises TypeError or ValueError for what JSON cannot hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _NOT_PRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 # What any YAML reader takes for text without quotes. Readers differ on numbers such as 1e3 and on words such as y.
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]+")
+# What YAML cannot hold, or takes for the end of a line, though JSON lets it stand inside quotes.
+_NOT_PRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _WORDS = frozenset(["true", "false", "yes", "no", "on", "off", "null", "nan", "inf"])
 
 
@@ -62,4 +70,4 @@ def _nested(value: Any, indent: str) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return to_json(value)

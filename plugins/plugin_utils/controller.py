@@ -13,6 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 
 _display = Display()
@@ -40,12 +41,11 @@ def groups_of(task_vars: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def write_record(path: str, content: Mapping[str, Any]) -> None:
-    """Write a record on the controller in one rename."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.new")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(target)
+    """Write a record on the controller in one rename; a disk that takes it not is the failure of the task."""
+    try:
+        files.write(Path(path), json.dumps(content))
+    except Refused as error:
+        raise failure(error) from None
 
 
 def recorded(result: dict[str, Any], path: str | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import difflib
 import functools
 import ipaddress
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 
 Path_ = tuple[str | int, ...]
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ def load(path: str | Path, shown_as: str = "") -> Document:
 
 def parse(text: str, file: str) -> Document:
     """Parse YAML text that came from ``file``."""
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Path_, int] = {}
         problems = list(_walk(node, (), lines, file)) if node is not None else []
@@ -71,21 +75,33 @@ def parse(text: str, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise refuse(f"not valid YAML: {error.problem or error.context}", file=file, line=mark.line + 1 if mark else 0) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise refuse(f"not valid YAML: {error}", file=file) from None
+    except RecursionError:
+        raise refuse("not valid YAML: a value holds itself, or values nest too deep", file=file) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return Document(file, data, lines)
+
+
+# A key is text, as it is in JSON, whatever YAML makes of an unquoted on, 1 or 2026-01-01.
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_KEY_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null", "timestamp"))
 
 
 def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> Iterator[Problem]:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        raise yaml.YAMLError(f"holds more than {MAX_VALUES} values, aliases counted wherever they stand")
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _walk(item, (*path, index), lines, file)
     elif isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
+            if key.tag in _KEY_TAGS:
+                key.tag = _TEXT_TAG
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
                 yield Problem(file, line, show_path((*path, name)), f"written twice, first on line {seen[name]}: keep one")
@@ -96,12 +112,22 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> I
 
 @functools.cache
 def _checker() -> tuple[Any, Any]:
-    """The validator class and the format checker. jsonschema takes a quarter of a second to import: only who validates waits."""
+    """The validator class and the format checker. jsonschema takes a quarter of a second to import: only who validates waits.
+
+    ``$`` in a pattern is the very end of a text, as in ECMA-262, where Python's would let a newline follow.
+    """
     try:
         import jsonschema
     except ImportError:
         raise refuse("the Python package jsonschema is missing on the controller: pip install jsonschema") from None
+    plain = jsonschema.Draft202012Validator
+    extend: Any = jsonschema.validators.extend
+    types = plain.TYPE_CHECKER.redefine("integer", _is_integer).redefine("number", _is_number)
     formats = jsonschema.FormatChecker(formats=())
+
+    def pattern(validator: Any, wanted: str, instance: Any, schema: Any) -> Iterator[Any]:
+        if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", wanted), instance):
+            yield jsonschema.ValidationError(f"{instance!r} does not match {wanted!r}")
 
     @formats.checks("cidr", raises=ValueError)
     def is_cidr(value: object) -> bool:
@@ -109,7 +135,17 @@ def _checker() -> tuple[Any, Any]:
             ipaddress.ip_network(value, strict=True)
         return True
 
-    return jsonschema.Draft202012Validator, formats
+    return extend(plain, {"pattern": pattern}, type_checker=types), formats
+
+
+def _is_integer(checker: object, value: object) -> bool:
+    """JSON Schema takes 2.0 for an integer; code that formats or parses one does not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: object, value: object) -> bool:
+    """YAML has .nan, which no bound holds, and .inf; JSON has neither."""
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def validate(document: Document, schema: Mapping[str, Any], at: Sequence[str | int] = ()) -> list[Problem]:
@@ -148,7 +184,7 @@ def _explain(error: Any) -> Iterator[tuple[Path_, str]]:
     elif rule == "type":
         names = [wanted] if isinstance(wanted, str) else wanted
         yield path, f"is {seen}; needed: {' or '.join(_TYPES[name] for name in names)}"
-    elif rule in ("pattern", "format"):
+    elif rule in ("pattern", "format", "not"):
         yield path, f"is {seen}; needed: {schema.get('description', f'{rule} {wanted}')}"
     elif rule in _BOUNDS:
         yield path, f"is {seen}; {_BOUNDS[rule].format(wanted)}"

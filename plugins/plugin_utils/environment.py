@@ -210,7 +210,7 @@ class Environment:
 
 def seconds(text: str) -> int:
     """``10m`` as seconds. The text must match the schema's pattern."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is no duration")
     return int(match[1]) * _SECONDS[match[2]]
@@ -334,12 +334,11 @@ def check_values(environment: Environment, library: Library) -> None:
             )
         wanted = inputs.values_schema(policy.inputs)
         raw = document.data["policies"][index]
-        if "values" in raw or not raw.get("overrides"):
-            at = ("policies", index, "values")
-            if "values" in raw:
-                problems += documents.validate(document, {**wanted, "required": []}, at)
-            missing = [name for name in wanted["required"] if name not in raw.get("values", {})]
-            problems += [document.problem(at, f"value {name!r} is missing; policy {entry.reference} needs it") for name in missing]
+        at = ("policies", index, "values")
+        if "values" in raw:
+            problems += documents.validate(document, {**wanted, "required": []}, at)
+        missing = [name for name in wanted["required"] if name not in raw.get("values", {})]
+        problems += [document.problem(at, f"value {name!r} is missing; policy {entry.reference} needs it") for name in missing]
         for position in range(len(raw.get("overrides", ()))):
             problems += documents.validate(document, {**wanted, "required": []}, ("policies", index, "overrides", position, "values"))
     if problems:

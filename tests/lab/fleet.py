@@ -49,7 +49,7 @@ class Fleet:
         if self.rate:
             roots = [str(host.path) for host in self.hosts.values()]
             command = [sys.executable, "-m", "standin.workload", "--rate", str(self.rate), *roots]
-            self._workload = subprocess.Popen(command, cwd=HERE, stdin=subprocess.DEVNULL)
+            self._workload = subprocess.Popen(command, cwd=HERE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return self
 
     def __exit__(self, *_unused: object) -> None:

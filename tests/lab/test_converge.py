@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,61 @@ def test_a_refused_revision_leaves_the_host_as_it_was(host: LabHost, target: Hos
     assert {name: one["state"] for name, one in host.listed().items() if name != "deny-2"} == dict.fromkeys(
         ("deny-1", "kill-1"), "TP_STATE_ENABLED"
     )
+
+
+@contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """A file system of 64 kB over a directory, filled to the last byte once what is there has been copied."""
+    directory.mkdir(parents=True, exist_ok=True)
+    kept = {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        for name, content in kept.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(content)
+        with contextlib.suppress(OSError), (directory / "full").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.mark.skipif(ON_BPFFS, reason="has nothing to do with maps")
+@pytest.mark.parametrize("place", ["files", "state"])
+def test_a_full_disk_leaves_the_host_as_it_was(host: LabHost, target: Host, place: str) -> None:
+    converge(target, [deny("1"), KILL], "bundle-1")
+    before = (host.listed(), target.files.read(), target.state.read())
+    with full(Path(target.files.policy_dir if place == "files" else target.state.directory)):
+        with pytest.raises(ConvergeError, match=r"No space left on device.*; the host is as before") as failure:
+            converge(target, [deny("2"), KILL], "bundle-2")
+        assert failure.value.restored
+        assert (host.listed(), target.files.read(), target.state.read()) == before
+    assert converge(target, [deny("2"), KILL], "bundle-2").changed
+
+
+@pytest.mark.skipif(ON_BPFFS, reason="has nothing to do with maps")
+@pytest.mark.parametrize("check", [False, True], ids=["for real", "in check mode"])
+@pytest.mark.parametrize("spoil", ["stopped", "hangs", "no client", "no state"])
+def test_a_host_that_cannot_be_read_is_refused_in_words(host: LabHost, target: Host, spoil: str, check: bool) -> None:
+    if spoil == "stopped":
+        host.stop()
+    elif spoil == "hangs":
+        host.faults(hang=True)
+        target.tetra.timeout = 1
+    elif spoil == "no client":
+        target.tetra.program = "/no/such/tetra"
+    else:
+        Path(target.state.path).mkdir(parents=True)
+    if spoil == "no client" and check:
+        assert "no program '/no/such/tetra' here" in converge(target, [KILL], "bundle-1", check).warnings[0]
+        return
+    with pytest.raises(ConvergeError) as failure:
+        converge(target, [KILL], "bundle-1", check)
+    assert failure.value.restored
+    host.faults(load_seconds=0)
 
 
 def test_stale_entries_are_cleared(host: LabHost, target: Host) -> None:

@@ -44,7 +44,7 @@ def test_a_forbidden_act_is_denied(host, act):
 
 @pytest.mark.parametrize("act", ["open /srv/secret", "write /srv/other", "connect 192.0.3.7 443", "exec-memory"])
 def test_everything_else_is_allowed(host, act):
-    assert host.run(f"act {act}").stdout.strip() == "allowed"
+    assert host.run(f"act {act}").stdout.strip() == f"{act}: allowed"
 
 
 def test_enforcement_holds_while_the_agent_is_gone(host):
@@ -57,7 +57,6 @@ def test_enforcement_holds_while_the_agent_is_gone(host):
 
 def test_the_pins_are_real_and_nothing_old_is_left(host):
     assert host.check_output("stat -f -c %T /sys/fs/bpf") == "bpf_fs"
-    folders = host.check_output("ls /sys/fs/bpf").split()
-    assert folders == ["tetragon"]
+    assert host.check_output("find /sys/fs/bpf -mindepth 1 -maxdepth 1 -type d") == "/sys/fs/bpf/tetragon"
     links = host.check_output("find /sys/fs/bpf/tetragon/ -path '*c2-ranges*' -name 'link*' | wc -l")
     assert int(links) >= 2

@@ -66,10 +66,13 @@ def converge(host: Host, wanted: Sequence[Wanted], bundle: str, check: bool = Fa
     twice = sorted({name for namespace, name in names if names.count((namespace, name)) > 1})
     if twice:
         raise ConvergeError("wanted twice: {0}; every policy may stand once".format(", ".join(twice)), True)
-    if check:
-        return _predict(host, wanted, bundle)
-    with host.state.lock():
-        return _Run(host, wanted, bundle).execute()
+    try:
+        if check:
+            return _predict(host, wanted, bundle)
+        with host.state.lock():
+            return _Run(host, wanted, bundle).execute()
+    except _FAILURES as error:  # what fails once a change has begun is undone, and told, where it happens
+        raise ConvergeError(str(error), True) from None
 
 
 def _predict(host: Host, wanted: Sequence[Wanted], bundle: str) -> Result:
@@ -151,12 +154,9 @@ class _Run:
 
     def execute(self) -> Result:
         host = self.host
-        try:
-            self.state = host.state.read()
-            self.files = host.files.read()
-            self.loaded = self._settled_list()
-        except _FAILURES as error:
-            raise ConvergeError(str(error), True) from None
+        self.state = host.state.read()
+        self.files = host.files.read()
+        self.loaded = self._settled_list()
         self.steps = plan(self.wanted, self.loaded, self.state.policies, self.files)
         result = _describe(self.steps, self.wanted, self.loaded, self.state)
         if self.steps.empty and not self.state.pending and self.state.bundle == self.bundle:
@@ -268,16 +268,25 @@ class _Run:
         demoted = [(key, "monitor") for key in new if listed[key].enforces]
         eased = [(policy.key, "monitor") for policy in managed if policy.mode == "monitor" and listed.get(policy.key, policy).enforces]
         attempt(lambda: self._flip(back + demoted + eased))
-        if host.files.read() != self.files:
-            attempt(host.files.swap)
+        attempt(self._restore_files)
         for key in new:
             attempt(lambda key=key: self._delete(key))  # type: ignore[misc]
         self.state = replace(self.state, pending=True)
         attempt(lambda: self._purge([key for key, _mode in back]))
         attempt(host.files.discard)
         if not problems:
-            attempt(lambda: host.state.write(replace(self.state, pending=False)))
+            attempt(self._restore_state)
         return problems
+
+    def _restore_files(self) -> None:
+        if self.host.files.read() != self.files:
+            self.host.files.swap()
+
+    def _restore_state(self) -> None:
+        """Written only where it changed: a disk that took no change has no room for the former state either."""
+        former = replace(self.state, pending=False)
+        if self.host.state.read() != former:
+            self.host.state.write(former)
 
     def _reload(self, policy: LoadedPolicy) -> None:
         """Load a policy that the failed run had deleted, from the former set of files."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import urllib.request
 from typing import Dict, Iterator, Tuple
@@ -26,13 +27,19 @@ def fetch(address: str, timeout: float = 5.0) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as response:
-            return str(response.read().decode("utf-8", "replace"))
+            text = str(response.read().decode("utf-8", "replace"))
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise MetricsError("{0}: {1}".format(url, error)) from None
+    if not any(samples(text)):
+        raise MetricsError("{0}: holds no metrics of the agent: does something else listen there?".format(url))
+    return text
 
 
 def samples(text: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
-    """Every sample: name without the agent's prefix, labels, value. Lines that are no samples are passed over."""
+    """Every sample: name without the agent's prefix, labels, value. Lines that are no samples are passed over.
+
+    Raises MetricsError for a value that no comparison holds.
+    """
     for line in text.splitlines():
         match = _LINE.match(line)
         if match and match.group(1).startswith(PREFIX):
@@ -40,6 +47,8 @@ def samples(text: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
                 value = float(match.group(3))
             except ValueError:
                 continue
+            if not math.isfinite(value):
+                raise MetricsError("{0} is {1}; needed: a number".format(match.group(1), match.group(3)))
             yield match.group(1)[len(PREFIX) :], dict(_LABEL.findall(match.group(2) or "")), value
 
 

@@ -225,10 +225,13 @@ def _counters(agent: Dict[str, Any], problems: List[str]) -> Optional[Dict[str, 
             problems.append("counters: the agent serves no metrics; set its flag metrics-server, for example to 127.0.0.1:2112")
         return None
     try:
-        page = metrics.fetch(address)
+        return _counts(metrics.fetch(address))
     except metrics.MetricsError as error:
         problems.append("counters: {0}".format(error))
         return None
+
+
+def _counts(page: str) -> Dict[str, Any]:
     return {
         "events_missed": metrics.total(page, "bpf_missed_events_total"),
         "events_lost_ringbuf": metrics.total(page, "observer_ringbuf_events_lost_total"),

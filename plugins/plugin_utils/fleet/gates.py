@@ -192,17 +192,18 @@ def _noise(gates: Gates, host: HostEvidence, bake: float) -> Iterator[Reading]:
     """Events and blocks of every policy since it was loaded, or since the change where it was there before."""
     end = host.end or {}
     loaded = {one["name"]: one for one in end["policies"] or ()}
-    earlier = {one["name"]: one for one in ((host.before or {}).get("policies") or ())}
+    before = _same_life(host.before, host.end)
+    earlier = {one["name"]: one for one in (before.get("policies") or ())}
     metrics = (end["counters"] or {}).get("policy_events", {})
-    metrics_before = ((host.before or {}).get("counters") or {}).get("policy_events", {})
+    metrics_before = (before.get("counters") or {}).get("policy_events", {})
     for policy in host.expected:
         actual, name = loaded.get(policy["loaded"]), policy["loaded"]
         if actual is None:
             continue
         former = earlier.get(name, {})
         if gates.event_burst is not None:
-            posted = actual["posted"] - former.get("posted", 0)
-            exported = metrics.get(name, 0) - metrics_before.get(name, 0)
+            posted = _growth(actual["posted"], former.get("posted", 0))
+            exported = _growth(metrics.get(name, 0), metrics_before.get(name, 0))
             allowed = gates.event_burst + policy["event_budget"] * bake / _DAY
             if end["counters"] is None and any(hook.startswith("lsmhooks:") for hook in policy["hooks"]):
                 yield Reading(
@@ -216,8 +217,21 @@ def _noise(gates: Gates, host: HostEvidence, bake: float) -> Iterator[Reading]:
                 seen = float(max(posted, exported))
                 yield Reading("events", host.name, FAIL if seen > allowed else PASS, seen, None, allowed, "events", subject=name)
         if gates.blocks is not None:
-            blocks = float(actual["enforced"] - former.get("enforced", 0))
+            blocks = float(_growth(actual["enforced"], former.get("enforced", 0)))
             yield Reading("blocks", host.name, FAIL if blocks > gates.blocks else PASS, blocks, None, gates.blocks, "acts", subject=name)
+
+
+def _same_life(first: Observation | None, last: Observation | None) -> Observation:
+    """The first observation if it is of the very agent process that the last one saw, whose counters then went on; or nothing."""
+    if first is None or last is None:
+        return {}
+    lives = {(one["host"]["boot_id"], one["agent"]["started"]) for one in (first, last)}
+    return first if len(lives) == 1 else {}
+
+
+def _growth(now: float, then: float) -> float:
+    """How much a counter grew; one that went back began anew, with its policy."""
+    return now - then if now >= then else now
 
 
 def _export(gates: Gates, host: HostEvidence) -> Iterator[Reading]:
@@ -228,7 +242,8 @@ def _export(gates: Gates, host: HostEvidence) -> Iterator[Reading]:
     if first is None or last is None:
         yield Reading("export", host.name, INCONCLUSIVE, detail="; ".join(host.end["problems"]) or "counters are missing")
         return
-    events, size = last["events_exported"] - first["events_exported"], last["bytes_exported"] - first["bytes_exported"]
+    known = _same_life(host.start or host.before, host.end).get("counters") or {}
+    events, size = (_growth(last[name], known.get(name, 0)) for name in ("events_exported", "bytes_exported"))
     stalled = events > 0 and size <= 0
     detail = "events are exported but no bytes are written: is the disk full?" if stalled else ""
     yield Reading("export", host.name, FAIL if stalled else PASS, detail=detail)

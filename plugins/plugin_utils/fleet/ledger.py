@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import refuse
 
 _START = "0" * 64
@@ -45,38 +46,33 @@ class Ledger:
 
     def append(self, kind: str, **fields: Any) -> Entry:
         """Write one entry, on disk before this returns."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            with self._guard():
+            with _guarded(self.directory):
                 lines = self._verified()
                 self._cut_torn_line(lines)
                 chain = _digest(lines[-1]) if lines else _START
                 if not lines:
-                    _replace(self._head, f"0 {_START}\n")
+                    files.write(self._head, f"0 {_START}\n")
                 entry = {**fields, "sequence": len(lines) + 1, "time": now(), "chain": chain, "kind": kind}
-                line = json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+                line = json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
                 with self.path.open("ab") as file:
                     file.write(line + b"\n")
                     file.flush()
                     os.fsync(file.fileno())
-                _replace(self._head, f"{entry['sequence']} {_digest(line)}\n")
+                files.write(self._head, f"{entry['sequence']} {_digest(line)}\n")
                 return entry
         except OSError as error:
             raise refuse(
                 f"the ledger cannot be written: {error.strerror}; free some space or set apiary_ledger_dir", file=str(self.path)
             ) from None
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        with (self.directory / ".guard").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def _lines(self) -> list[bytes]:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise refuse(f"the ledger cannot be read: {error.strerror}", file=str(self.path)) from None
         return content.split(b"\n")[:-1]
 
     def _cut_torn_line(self, lines: Sequence[bytes]) -> None:
@@ -116,7 +112,7 @@ class Ledger:
             return int(number), digest
         except FileNotFoundError:
             return 0, _START
-        except ValueError:
+        except (ValueError, OSError):
             raise refuse("is damaged: restore it with the ledger from its history", file=str(self._head)) from None
 
 
@@ -124,13 +120,20 @@ def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+@contextmanager
+def _guarded(directory: Path) -> Iterator[None]:
+    """Change a ledger directory alone."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        guard = (directory / ".guard").open("a")
+    except OSError as error:
+        raise refuse(f"cannot be written: {error.strerror}; set apiary_ledger_dir to a directory that can", file=str(directory)) from None
+    with guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+_HOLDER = ("run", "host", "pid", "pid_start", "user", "since")
 
 
 class Lock:
@@ -147,9 +150,7 @@ class Lock:
 
         ``break_run`` names a run whose lock may be taken over. Raises Refused naming the present holder.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.path.parent / ".guard").open("a") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+        with _guarded(self.path.parent):
             present = self.holder()
             mine = present is not None and (present["host"], present["pid"], present["pid_start"]) == (
                 holder["host"],
@@ -162,12 +163,11 @@ class Lock:
                     f"(process {present['pid']}); wait for it, or if it is dead, run again with -e apiary_break_lock={present['run']}",
                     file=str(self.path),
                 )
-            _replace(self.path, json.dumps(holder, sort_keys=True) + "\n")
+            files.write(self.path, json.dumps(holder, sort_keys=True) + "\n")
 
     def release(self, run: str) -> None:
         """Give the lock back if this run holds it."""
-        with (self.path.parent / ".guard").open("a") as guard:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+        with _guarded(self.path.parent):
             present = self.holder()
             if present is not None and present["run"] == run:
                 self.path.unlink()
@@ -176,10 +176,10 @@ class Lock:
         """Who holds the lock; None when nobody does."""
         try:
             holder: Entry = json.loads(self.path.read_text(encoding="utf-8"))
-            return holder
+            return {name: holder[name] for name in _HOLDER}
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             raise refuse("is damaged: remove it if no rollout is under way", file=str(self.path)) from None
 
 

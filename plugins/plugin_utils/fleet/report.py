@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle as bundles
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import plots
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Entry
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import RingPlan, cell_of, show_cell
@@ -158,11 +159,9 @@ def _latest(run: Run, ring: RingPlan, name: str) -> dict[str, Any] | None:
 def write(run: Run, directory: str | Path) -> tuple[Path, dict[str, Any]]:
     """Write ``rollout-<run>.html`` and ``.json``; returns the page's path and the data."""
     data = assemble(run)
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    page = target / f"rollout-{run.name}.html"
-    page.with_suffix(".json").write_text(json.dumps(data, indent=1, sort_keys=True), encoding="utf-8")
-    page.write_text(render_page(data), encoding="utf-8")
+    page = Path(directory) / f"rollout-{run.name}.html"
+    files.write(page.with_suffix(".json"), json.dumps(data, indent=1, sort_keys=True))
+    files.write(page, render_page(data))
     return page, data
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import getpass
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle as bundles
-from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical, files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment as environments
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import gates
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Ledger, Lock, Progress, now, process_start, progress
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import Member, Plan, RingPlan, cell_of, plan_rings
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import Member, Plan, RingPlan, budget, cell_of, plan_rings
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 
 MAX_NAMED = 5
@@ -55,6 +54,12 @@ class Target:
     bundle: str
     digest: str
     previous: str
+
+    @property
+    def run(self) -> str:
+        """The run that did not finish and leads to the same bundle; empty when there is none to take up."""
+        stand = self.stand
+        return stand.run if stand.bundle == self.digest and stand.halted != gates.FAIL else ""
 
 
 def find_target(request: Request) -> Target:
@@ -110,13 +115,28 @@ class Run:
     def begin(request: Request, owner: int) -> Run:
         """Take the lock (for process ``owner``) and start a run, or take up the one that did not finish."""
         target = find_target(request)
+        name, run = target.environment.name, target.run or _new_name()
+        lock = Lock(request.ledger_dir, name)
+        lock.take(_holder(run, owner), request.break_lock)
+        try:
+            # A rollout that ended between the look at the ledger and the lock has moved the target.
+            now_target = find_target(request)
+            if now_target.run != target.run:
+                lock.release(run)
+                run = now_target.run or _new_name()
+                lock.take(_holder(run, owner), request.break_lock)
+            return Run._prepared(request, now_target, run)
+        except Refused:
+            lock.release(run)
+            raise
+
+    @staticmethod
+    def _prepared(request: Request, target: Target, run: str) -> Run:
+        """The run's directory, new or taken up."""
         ledger, name = Ledger(request.ledger_dir), target.environment.name
-        resumable = bool(target.stand.run) and target.stand.bundle == target.digest and target.stand.halted != gates.FAIL
-        run = target.stand.run if resumable else _new_name()
-        Lock(request.ledger_dir, name).take(_holder(run, owner), request.break_lock)
         directory = Path(request.ledger_dir).resolve() / "runs" / run
-        _write_text(directory / "environment.yml", Path(request.environment).read_text(encoding="utf-8"))
-        if resumable and (directory / "run.json").exists():
+        files.write(directory / "environment.yml", Path(request.environment).read_text(encoding="utf-8"))
+        if target.run and (directory / "run.json").exists():
             ledger.append("rollout-resumed", run=run, environment=name, bundle=target.digest)
             return Run(directory)
         _write(
@@ -147,9 +167,15 @@ class Run:
         stand = self.stand()
         digest = canonical.digest([plan.to_json(), sorted((name, sorted(member)) for name, member in groups.items())])
         if stand.run != self.name or stand.plan != digest:
-            for ring in self.environment.rings:
-                shutil.rmtree(self.ring_directory(ring.name), ignore_errors=True)
-            _write(self.directory / "plan.json", {**plan.to_json(), "groups": {name: sorted(member) for name, member in groups.items()}})
+            _write(
+                self.directory / "plan.json",
+                {
+                    **plan.to_json(),
+                    "groups": {name: sorted(member) for name, member in groups.items()},
+                    "exposed": self._still_exposed(stand.passed if stand.run == self.name else ()),
+                },
+            )
+            shutil.rmtree(self.directory / "rings", ignore_errors=True)
             self._note(
                 "rollout-started",
                 bundle=self.facts["digest"],
@@ -175,7 +201,12 @@ class Run:
         failed = self.errors(ring)
         if failed:
             return "; ".join(f"{host}: {error}" for host, error in sorted(failed.items())[:MAX_NAMED])
-        _write(self.ring_directory(ring) / "batches" / f"{index}.json", list(self.ring(ring).batches[index]))
+        batches = self.ring(ring).batches
+        lost = [host for batch in batches[:index] for host in batch if self.observation(ring, "start", host) is None]
+        allowed = budget(self.environment.gates.unreachable, len(self.ring(ring).hosts))
+        if len(lost) > allowed:
+            return f"{len(lost)} host(s) lost and {allowed} may be: {_named(lost)}"
+        _write(self.ring_directory(ring) / "batches" / f"{index}.json", list(batches[index]))
         return ""
 
     def judge(self, ring: str) -> gates.Verdict:
@@ -214,8 +245,10 @@ class Run:
         return gates.Verdict(known["status"], tuple(known["reasons"]), ())
 
     def to_roll_back(self, ring: str) -> list[str]:
-        """The hosts that go back when this ring fails: its own, and those of earlier rings if the environment says so."""
+        """The hosts that go back when this ring fails: its own, those that only a former plan changed, and those of earlier
+        rings if the environment says so."""
         hosts = self.attempted(ring)
+        hosts += [host for host in self._still_exposed(self.stand().passed) if host not in hosts]
         if self.environment.roll_back_all:
             for earlier in self.planned.rings:
                 if earlier.name == ring:
@@ -277,8 +310,24 @@ class Run:
 
     def attempted(self, ring: str) -> list[str]:
         """Hosts of a ring whose change was begun, batch by batch."""
-        files = sorted((self.ring_directory(ring) / "batches").glob("*.json"), key=lambda path: int(path.stem))
-        return [host for path in files for host in json.loads(path.read_text(encoding="utf-8"))]
+        begun = sorted((self.ring_directory(ring) / "batches").glob("*.json"), key=lambda path: int(path.stem))
+        return [host for path in begun for host in json.loads(path.read_text(encoding="utf-8"))]
+
+    @property
+    def exposed(self) -> list[str]:
+        """Hosts whose change was begun under a former plan of this run, without a gate that they passed."""
+        hosts: list[str] = self._plan_file.get("exposed", [])
+        return hosts
+
+    def _still_exposed(self, passed: Sequence[str]) -> list[str]:
+        """Hosts whose change was begun, under the plan as it is on disk or one before it, outside the rings that passed."""
+        former = _read(self.directory / "plan.json")
+        if former is None:
+            return []
+        rings = Plan.from_json(former).rings
+        begun = [*former.get("exposed", ()), *(host for ring in rings for host in self.attempted(ring.name))]
+        safe = {host for ring in rings if ring.name in passed for host in self.attempted(ring.name)}
+        return [host for host in dict.fromkeys(begun) if host not in safe]
 
     def expected(self, host: str, bundle: bundles.Bundle | None) -> list[dict[str, Any]]:
         """The policies of a bundle for one host."""
@@ -344,11 +393,11 @@ class Run:
         """Refuse before the first change what a host's agent or kernel cannot load."""
         if self.bundle is None:
             return
-        series = self.environment.version[:2]
+        series = [str(part) for part in self.environment.version[:2]]
         problems: dict[tuple[str, str], list[str]] = {}
         for host in (host for ring in plan.rings for host in ring.hosts):
             agent = (self.fleet_observation(host) or {})["agent"]
-            if tuple(int(part) for part in agent["version"].split("-")[0].split(".")[:2]) != series:
+            if agent["version"].split("-")[0].split(".")[:2] != series:
                 key = (
                     "agent",
                     f"runs agent {agent['version']}; the environment's policies were checked for {self.environment.agent_version}",
@@ -404,17 +453,7 @@ def _new_name() -> str:
 
 
 def _write(path: Path, content: Any) -> None:
-    _write_text(path, json.dumps(content, indent=1, sort_keys=True))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    files.write(path, json.dumps(content, indent=1, sort_keys=True))
 
 
 def _sound(raw: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -55,11 +56,13 @@ class Cache:
         path = self._path(key)
         if path is None:
             return
-        try:
+        with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(result, file)
-            Path(temporary).replace(path)
-        except OSError:
-            return
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    json.dump(result, file)
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink()
+                raise

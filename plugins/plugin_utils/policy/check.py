@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
@@ -14,7 +15,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inpu
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Context, Finding, lint
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Case, Policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import SUPPORTED, Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits, traits
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
@@ -69,6 +70,18 @@ def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
     return [_run_case(policy, case, protected) for case in policy.cases]
 
 
+def _recorder(path: Path) -> Mapping[str, Any]:
+    """The TracingPolicy under which events were recorded, by an agent of any supported version."""
+    document = documents.load(path)
+    for number in reversed(SUPPORTED):
+        spec = tracing_policy((*number, 0))["properties"]["spec"]
+        problems = documents.validate(document, {"type": "object", "required": ["spec"], "properties": {"spec": spec}})
+        if not problems:
+            recorded_under: Mapping[str, Any] = document.data
+            return recorded_under
+    raise Refused(problems)
+
+
 def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResult:
     file = policy.directory / "cases" / "cases.yml"
     values_document = documents.Document(str(file), {case.name: case.values}, {})
@@ -77,7 +90,7 @@ def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResul
         raise Refused(problems)
     form = case.form or policy.meta["forms"][0]
     document = render(policy, {**case.values}, form, protected).document("monitor")
-    recorded_under: Mapping[str, Any] = documents.load(case.recorder).data if case.recorder else document
+    recorded_under = _recorder(case.recorder) if case.recorder else document
     compiled = CompiledPolicy(document)
     counts = {True: 0, False: 0, None: 0}
     failures = []

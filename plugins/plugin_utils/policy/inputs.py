@@ -97,10 +97,11 @@ class Input:
 
 
 def _bounded(schema: dict[str, Any], lower: str, upper: str, spec: Input) -> dict[str, Any]:
+    """The input's own bounds narrow those of its type."""
     if spec.min is not None:
-        schema[lower] = spec.min
+        schema[lower] = max(spec.min, schema.get(lower, spec.min))
     if spec.max is not None:
-        schema[upper] = spec.max
+        schema[upper] = min(spec.max, schema.get(upper, spec.max))
     return schema
 
 

@@ -197,7 +197,7 @@ class Library:
             )
         document = documents.load(directory / "meta.yml")
         problems = documents.validate(document, META_SCHEMA)
-        if not NAME.match(directory.name):
+        if not NAME.fullmatch(directory.name):
             problems.append(
                 document.problem((), f"directory name {directory.name!r}: needed: at most 48 lower-case letters, digits and dashes")
             )

@@ -275,9 +275,6 @@ def test_a_build_from_the_cache_is_the_same_bundle(make: Make, tree: PolicyTree,
     assert first.findings == second.findings
 
 
-@pytest.mark.xfail(
-    strict=True, reason="build._proved: failures come back from disk as a list, from memory as the tuple that CaseResult states"
-)
 def test_a_build_from_the_cache_has_the_same_cases(make: Make, tree: PolicyTree, tmp_path: Path) -> None:
     tree.add()
     assert make(cache=Cache(tmp_path / "cache")).cases == make(cache=Cache(tmp_path / "cache")).cases
@@ -352,9 +349,6 @@ def test_a_damaged_cache_gives_the_same_bundle(make: Make, tree: PolicyTree, tmp
     assert make(cache=Cache(tmp_path / "cache")).bundle == before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="build._checked: the key lacks the policy's reference, so a copy in another category gets the other's record"
-)
 def test_the_same_policy_in_another_category_keeps_its_own_reference(make: Make, tree: PolicyTree, tmp_path: Path) -> None:
     tree.add("files/watch")
     tree.add("custom/watch")

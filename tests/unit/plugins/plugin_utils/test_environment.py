@@ -337,7 +337,6 @@ def test_every_problem_is_reported_at_once(read: Read) -> None:
         pytest.param("bake: 30s", 'bake: "30s\\n"', id="a bake"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="environment.py:53-60: $ in the patterns lets a newline at the end pass; \\Z does not")
 def test_a_newline_at_the_end_of_a_text_is_refused(old: str, new: str, read: Read) -> None:
     refused(read, edited(old, new))
 
@@ -350,20 +349,15 @@ def test_a_newline_at_the_end_of_a_text_is_refused(old: str, new: str, read: Rea
         pytest.param("unreachable: 2", "unreachable: 2.0", id="unreachable"),
     ],
 )
-@pytest.mark.xfail(
-    strict=True, reason="environment.py:57: JSON Schema takes 2.0 for an integer; str() keeps it and int() fails on it later"
-)
 def test_a_number_of_hosts_has_no_fraction(old: str, new: str, read: Read) -> None:
     refused(read, edited(old, new))
 
 
 @pytest.mark.parametrize("limit", ["event_burst", "cpu_cores"])
-@pytest.mark.xfail(strict=True, reason="environment.py:62: no comparison with .nan is ever true, so the gate would never fail")
 def test_a_limit_that_is_not_a_number_is_refused(limit: str, read: Read) -> None:
     refused(read, f"{SHORT}gates: {{{limit}: .nan}}\n")
 
 
-@pytest.mark.xfail(strict=True, reason="documents.py:127: 'not' falls through to jsonschema's own words")
 def test_a_limit_of_true_says_what_is_allowed(read: Read) -> None:
     assert "a limit, or false to switch the check off" in messages(refused(read, f"{SHORT}gates: {{event_burst: true}}\n"))
 
@@ -448,7 +442,6 @@ def test_a_value_without_default_must_be_given(entry: str, line: int, read: Read
     assert problem.message == "value 'owner' is missing; policy files/needy needs it"
 
 
-@pytest.mark.xfail(strict=True, reason="environment.py:338: with overrides and no values the hosts outside them are not looked at")
 def test_a_value_without_default_must_be_given_for_hosts_outside_the_overrides(read: Read, watch: Library) -> None:
     text = edited(
         "    mode: monitor\n",

@@ -44,13 +44,24 @@ def test_other_programs_metrics_and_broken_lines_are_passed_over():
     assert names == {"bpf_missed_events_total", "events_exported_total", "events_exported_bytes_total", "policy_events_total"}
 
 
+@pytest.mark.parametrize("value", ["NaN", "+Inf"])
+def test_a_count_that_is_no_number_is_an_error_and_never_zero(value):
+    with pytest.raises(metrics.MetricsError, match="tetragon_bpf_missed_events_total is"):
+        metrics.total(PAGE + f"tetragon_bpf_missed_events_total {value}\n", "bpf_missed_events_total")
+
+
 @pytest.fixture
-def server():
+def page():
+    return PAGE
+
+
+@pytest.fixture
+def server(page):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path == "/metrics" else 404)
             self.end_headers()
-            self.wfile.write(PAGE.encode())
+            self.wfile.write(page.encode())
 
         def log_message(self, *_arguments):
             pass
@@ -66,6 +77,12 @@ def server():
 def test_the_page_is_fetched_from_the_flags_address(server, form, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert metrics.total(metrics.fetch(form.format(server)), "events_exported_total") == 905
+
+
+@pytest.mark.parametrize("page", ["", "<html>Welcome</html>", "go_goroutines 60\n"], ids=["empty", "HTML", "another program"])
+def test_a_page_of_something_else_is_an_error_and_not_an_agent_that_lost_nothing(server):
+    with pytest.raises(metrics.MetricsError, match=r"http://.*/metrics: holds no metrics of the agent"):
+        metrics.fetch(f":{server}")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

@@ -164,6 +164,35 @@ def test_a_policy_that_was_there_before_answers_only_for_what_is_new():
     assert verdict(host(before=before, end=end)).status == "pass"
 
 
+AFTER_RESTART = Gates(agent_restarts=None, events_lost=None, cpu_cores=None, memory_mib=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"policies": [loaded(POLICY, posted=4000)]}, f"h1: events of {POLICY}: 4000 events; limit", id="events"),
+        pytest.param({"events": {POLICY: 4000}}, f"h1: events of {POLICY}: 4000 events; limit", id="events in the metrics"),
+        pytest.param({"policies": [loaded(POLICY, enforced=7)]}, f"h1: blocks of {POLICY}: 7 acts; limit 0", id="blocks"),
+        pytest.param({"exported": (30, 0)}, "h1: export: events are exported but no bytes are written", id="export"),
+    ],
+)
+@pytest.mark.parametrize("started", [100.0, 400.0], ids=["of the policy", "of the agent"])
+def test_counters_that_began_anew_hide_nothing(changes, reason, started):
+    policies = [loaded(POLICY, posted=5000, enforced=90)]
+    before, start = (observation(at, policies=policies, exported=(1000, 50_000), events={POLICY: 5000}) for at in (0, 30))
+    changes = {"policies": [loaded(POLICY)], "exported": (1001, 50_001) if started == 100.0 else (1, 1), "events": {}, **changes}
+    result = verdict(host(before=before, start=start, end=observation(630, started=started, **changes)), gates=AFTER_RESTART)
+    assert result.status == "fail"
+    assert reason in result.reasons[0]
+
+
+def test_what_counters_say_after_a_restart_is_not_compared_with_what_was_before_it():
+    before, start = (observation(at, policies=[loaded(POLICY, posted=5)], exported=(9, 900)) for at in (0, 30))
+    end = observation(630, started=400.0, policies=[loaded(POLICY, posted=28)], exported=(28, 2800))
+    result = verdict(host(before=before, start=start, end=end), gates=AFTER_RESTART)
+    assert "28 events" in result.reasons[0]
+
+
 def test_the_event_budget_grows_with_the_bake():
     noisy = [loaded(POLICY, posted=25)]
     day = 86_400.0

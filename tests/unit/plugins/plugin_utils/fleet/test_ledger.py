@@ -93,6 +93,32 @@ def test_a_disk_without_room_is_an_error_that_names_the_ledger_and_loses_nothing
     assert len(ledger.read()) == 5
 
 
+def test_a_full_disk_is_an_error_and_leaves_no_half_written_file(full_disk):
+    with pytest.raises(Refused, match="cannot be written: No space left on device; free some space"):
+        Ledger(full_disk).append("note")
+    with pytest.raises(Refused, match=r"lab.lock: cannot be written: No space left on device; free some space"):
+        Lock(full_disk, "lab").take(holder())
+    assert Ledger(full_disk).read() == []
+    assert Lock(full_disk, "lab").holder() is None
+    assert {path.name for path in full_disk.iterdir()} <= {"filler", ".guard"}
+
+
+def test_a_ledger_directory_that_is_none_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    for call in (
+        Ledger(tmp_path / "file").read,
+        lambda: Ledger(tmp_path / "file").append("note"),
+        lambda: Lock(tmp_path / "file", "lab").take(holder()),
+    ):
+        with pytest.raises(Refused, match="file"):
+            call()
+
+
+def test_text_that_is_not_unicode_can_be_recorded(ledger):
+    ledger.append("note", reason="a file named \udcff")
+    assert ledger.read()[-1]["reason"] == "a file named \udcff"
+
+
 def holder(run="r1", pid=None):
     pid = os.getpid() if pid is None else pid
     return {"run": run, "host": "here", "pid": pid, "pid_start": process_start(pid), "user": "amy", "since": "2026-11-22T09:00:00+00:00"}
@@ -122,6 +148,13 @@ def test_a_lock_held_on_another_machine_can_only_be_broken_by_name(tmp_path):
     with pytest.raises(Refused):
         Lock(tmp_path, "lab").take(holder("r2"), break_run="r3")
     Lock(tmp_path, "lab").take(holder("r2"), break_run="r1")
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"run": "r1"}'])
+def test_a_damaged_lock_is_refused_and_not_taken_for_none(tmp_path, text):
+    (tmp_path / "lab.lock").write_text(text, encoding="utf-8")
+    with pytest.raises(Refused, match=r"lab.lock: is damaged: remove it if no rollout is under way"):
+        Lock(tmp_path, "lab").take(holder())
 
 
 def test_only_the_holder_gives_the_lock_back(tmp_path):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile imp
     identities,
     recorder,
 )
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.events import Context, decode
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
     Argument,
     Declared,
@@ -29,7 +31,6 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
     Process,
     Value,
     declared,
-    decode,
 )
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import show
 
@@ -522,7 +523,7 @@ def test_an_argument_behind_a_long_one_is_undecidable() -> None:
 def test_arguments_of_a_system_call_do_not_decide_those_of_its_entry_function(recorded: bool) -> None:
     recorded_under = policy(call="sys_open", syscall=recorded)
     event = {"process_kprobe": {"function_name": "__x64_sys_open", "args": [{"int_arg": 1}]}}
-    invocation = decode(event, recorder(recorded_under), None, False, ("e.jsonl", 1))
+    invocation = decode(json.dumps(event).encode(), Context({"": recorder(recorded_under)}))
     assert invocation is not None
     assert fires(policy(IS_ONE, call="sys_open", syscall=not recorded), invocation) is UNKNOWN
 

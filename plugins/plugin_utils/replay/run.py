@@ -1,0 +1,790 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A set of policies over many recordings: what fires, what stays quiet, what cannot be decided, and what was not read.
+
+``replay`` streams: memory does not grow with the recordings, but with policies, hooks and files. It takes one process per
+worker, file by file; results do not depend on how many there are.
+
+Most events of a recording ask what others asked before them, so verdicts are kept per hook. An evaluation notes which
+attributes of the invocation it reads; verdicts are kept under the raw JSON of all that any policy has read at that hook, and
+forgotten when a policy reads more. Two events with the same key thus give every policy the same to read.
+"""
+
+from __future__ import annotations
+
+import heapq
+import multiprocessing
+import pickle
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Outcome, Verdict
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation, Process
+
+MAX_KEPT = 1 << 16
+MAX_SOURCES = 1 << 12
+_RECENT = 1 << 12
+# Events with the same time to the nanosecond may be one; those that a person wrote carry whole seconds.
+_WHOLE_SECONDS = len("2026-11-21T22:30:36Z")
+_MAX_ARGUMENTS = 1 << 12
+_BATCH, _PATIENCE = 1000, 0.2
+MAX_TOP = 10
+_DAY = 86400.0
+
+TORN = "is not JSON"
+SHAPE = "is no event of the agent"
+FOREIGN = "holds no event of the agent"
+LONG = "is too long"
+DUPLICATE = "was read before"
+UNREADABLE = "the rest of the file cannot be read"
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one hook entry of a policy says of an event: that it fires, or that nobody can tell.
+
+    ``number`` is the policy's place in the set. ``outcomes`` holds every outcome that the recording leaves possible (the
+    selector that wins, its actions), one when all is known; ``reasons`` say what the recording lacks, when undecided.
+    """
+
+    number: int
+    policy: str
+    hook: str
+    fires: bool
+    outcomes: tuple[Outcome, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event that a policy fires on, or that cannot be decided. ``size`` is the event's length in bytes."""
+
+    said: Said
+    file: str
+    line: int
+    exec_id: str
+    time: str
+    node: str
+    binary: str
+    parent: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Events that reached a hook of a policy, by what the policy does with them, and the bytes of those that fired."""
+
+    fired: int = 0
+    quiet: int = 0
+    undecided: int = 0
+    size: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.fired + other.fired, self.quiet + other.quiet, self.undecided + other.undecided, self.size + other.size)
+
+    @property
+    def seen(self) -> int:
+        return self.fired + self.quiet + self.undecided
+
+
+@dataclass(frozen=True)
+class PolicyTotals:
+    """One policy over all recordings. A policy with ``total.seen`` 0 was not tried: no event of its hooks was recorded.
+
+    ``noise`` ranks what fired: ``binary``, ``parent`` and ``argument`` each to (value, events), most first. Counts are lower
+    bounds once a recording holds more than MAX_SOURCES values. ``per_day`` is (events, bytes) per host and day, None when the
+    recordings span no time.
+    """
+
+    number: int
+    policy: str
+    total: Counts
+    by_file: Mapping[str, Counts]
+    by_hook: Mapping[str, Counts]
+    reasons: Mapping[str, int]
+    noise: Mapping[str, Sequence[tuple[str, int]]]
+    per_day: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Lines that were not replayed for one reason; ``file``, ``line`` and ``detail`` are of the first of them."""
+
+    reason: str
+    count: int
+    file: str
+    line: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What was recorded on one host: hook events, and the times of the first and the last, as the agent writes times."""
+
+    node: str
+    events: int
+    first: str
+    last: str
+
+    @property
+    def seconds(self) -> float:
+        first, last = _seconds(self.first), _seconds(self.last)
+        return 0.0 if first is None or last is None else last - first
+
+
+@dataclass(frozen=True)
+class FileTotals:
+    """What one file holds. ``others`` are events of no hook (exec, exit ...), ``backwards`` those older than the one before."""
+
+    file: str
+    lines: int
+    events: int
+    others: int
+    skipped: int
+    backwards: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole replay. ``overlap`` counts events on which several policies fire, by their numbers.
+
+    ``notes`` are sentences for people: recordings of another agent version, files without an event, unknown recorders.
+    ``unknown_recorders`` counts events by the policy that recorded them, where nobody knows its declarations.
+    """
+
+    policies: tuple[PolicyTotals, ...]
+    files: tuple[FileTotals, ...]
+    skipped: tuple[Skipped, ...]
+    spans: tuple[Span, ...]
+    overlap: Mapping[tuple[int, ...], int]
+    unknown_recorders: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def events(self) -> int:
+        return sum(file.events for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a replay is: files, and bytes as they lie on disk."""
+
+    files_done: int
+    files: int
+    bytes_done: int
+    bytes: int
+
+
+def replay(
+    policies: Sequence[CompiledPolicy],
+    recordings: Sequence[Recording],
+    *,
+    workers: int = 1,
+    agent_version: str = "",
+    entry: Callable[[Entry], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Replay recordings (see ``corpus.find``) through a set of policies.
+
+    ``entry`` is called for each event that fires or cannot be decided, per hook entry of each policy: in the order of the
+    recordings, their lines, and the policies. ``agent_version`` is the one that the policies are meant for: recordings of
+    another are noted. ``workers`` processes are forked from this one. Lines that cannot be read are skipped and counted.
+    Raises Refused when no recording holds an event of a hook: silence proves nothing then.
+    """
+    job = _Job(tuple(policies), tuple(recordings), entry is not None)
+    total = _Part()
+    with tempfile.TemporaryDirectory(prefix="apiary-replay-") as spool:
+        for part in _parts(job, min(workers, len(recordings)), Path(spool), entry, progress):
+            total.merge(part)
+    summary = _summary(job, total, agent_version)
+    if not summary.events:
+        raise Refused(Problem(str(one.path), 0, "", _nothing(summary, str(one.path))) for one in recordings)
+    return summary
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+class _WatchedProcess(Process):
+    """A process that holds what policies are known to read, and notes when they read more."""
+
+    __slots__ = ("_plain", "_reads")
+    _plain: Process
+    _reads: set[str]
+
+    def __getattr__(self, name: str) -> Any:
+        self._reads.add(name)
+        return getattr(self._plain, name)
+
+
+class _WatchedInvocation(Invocation):
+    """An invocation that holds its hook and its process, and notes what else is read."""
+
+    __slots__ = ("_plain", "_reads")
+    _plain: Invocation
+    _reads: set[str]
+
+    def __getattr__(self, name: str) -> Any:
+        self._reads.add(name)
+        return getattr(self._plain, name)
+
+
+def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invocation:
+    """A view of ``plain`` that adds to ``reads`` what is read of it, but for the attributes ``known`` of its process."""
+    put = object.__setattr__
+    process, invocation = object.__new__(_WatchedProcess), object.__new__(_WatchedInvocation)
+    for name in known:
+        put(process, name, getattr(plain.process, name))
+    for view, of in ((process, plain.process), (invocation, plain)):
+        put(view, "_plain", of)
+        put(view, "_reads", reads)
+    put(invocation, "hook", plain.hook)
+    put(invocation, "process", process)
+    return invocation
+
+
+class _Answer:
+    """What all policies say of events that are alike, and how many of those one file holds."""
+
+    __slots__ = ("count", "fired", "said", "size", "sources", "states", "table")
+
+    def __init__(self, table: _Table, states: tuple[tuple[int, bool | None], ...], said: tuple[Said, ...]) -> None:
+        self.table = table
+        self.states = states
+        self.said = said
+        self.fired = tuple(number for number, state in states if state)
+        self.count = self.size = 0
+        self.sources: dict[tuple[str, str, bytes], int] = {}
+
+
+_Judged = tuple[int, bool | None, tuple[Said, ...]]
+_UNIQUE = frozenset(["time", "source"])
+_ARGUMENTS = frozenset(["args", "data", "returned"]) | _UNIQUE
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """For events of processes that are alike: what policies say whatever the arguments are, and the policies that look at these."""
+
+    settled: tuple[_Judged, ...]
+    open: tuple[tuple[int, CompiledPolicy], ...]
+
+
+class _Table:
+    """The verdicts at one hook, for events recorded by one policy.
+
+    ``kept`` holds answers by ``key``; those of ``former`` were not asked for since ``kept`` was last full.
+    """
+
+    def __init__(self, kind: str, body: events.Body, context: events.Context, policies: Sequence[CompiledPolicy]) -> None:
+        hook = events.event_hook(kind, body)
+        declared = context.declared(body.policy_name, hook)
+        self.kind = kind
+        self.context = context
+        self.hook = str(hook)
+        self.recorder = "" if declared is not None else body.policy_name
+        self._sources = events.sources(declared)
+        self._policies = tuple(enumerate(policies))
+        self._reads: frozenset[str] = frozenset()
+        self._reads_more(self._reads)
+
+    def _reads_more(self, names: frozenset[str]) -> None:
+        """Note what policies read here; what is kept under less is forgotten."""
+        self._reads |= names
+        self.key = _key_of({source for name in self._reads for source in self._sources.get(name, ())})
+        self._process_names = tuple(sorted(self._reads - _ARGUMENTS))
+        self.kept: dict[Any, _Answer] = {}
+        self._former: dict[Any, _Answer] = {}
+        self._plans: dict[Any, _Plan] = {}
+
+    def answer(self, body: events.Body, key: Any) -> _Answer:
+        """What the policies say of an event whose key is not in ``kept``.
+
+        Raises one of ``events.DECODE_ERRORS`` when a part that they read is of another shape.
+        """
+        found = self._former.get(key)
+        if found is None:
+            found = self._judged(body)
+            if self._reads & _UNIQUE:
+                return found
+            key = self.key(body)
+        if len(self.kept) >= MAX_KEPT:
+            self._former, self.kept = self.kept, {}
+        self.kept[key] = found
+        return found
+
+    def _judged(self, body: events.Body) -> _Answer:
+        plain = events.invocation(self.kind, body, self.context)
+        process_key = self._process_key(plain.process, body)
+        plan = self._plans.get(process_key) or _Plan((), self._policies)
+        reads: set[str] = set()
+        watched = _watched(plain, self._process_names, reads)
+        judged, settled, left = list(plan.settled), list(plan.settled), []
+        unreached = set()
+        more: set[str] = set()
+        for number, policy in plan.open:
+            reads.clear()
+            answer = _judge(number, policy, self.hook, watched)
+            if answer is not None:
+                judged.append(answer)
+            elif not reads:
+                unreached.add(number)
+            if reads & _ARGUMENTS:
+                left.append((number, policy))
+            elif answer is not None:
+                settled.append(answer)
+            more |= reads
+        if unreached:
+            self._policies = tuple(one for one in self._policies if one[0] not in unreached)
+        if more - self._reads:
+            self._reads_more(frozenset(more))
+        elif len(left) < len(plan.open):
+            if len(self._plans) >= MAX_KEPT:
+                self._plans.clear()
+            self._plans[process_key] = _Plan(tuple(settled), tuple(left))
+        judged.sort(key=itemgetter(0))
+        return _Answer(self, tuple((number, state) for number, state, _ in judged), tuple(one for _, _, said in judged for one in said))
+
+    def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
+        """The values of what policies read of a process; for those that cannot be hashed, the JSON that they come from."""
+        raw = {"namespaces": body.process.ns, "pod": body.process.pod}
+        return tuple(bytes(raw[name]) if name in raw else getattr(process, name) for name in self._process_names)
+
+
+def _judge(number: int, policy: CompiledPolicy, hook: str, invocation: Invocation) -> _Judged | None:
+    """One policy's answer, true before unknown before false, and what to tell of it; None when it has no such hook."""
+    verdicts = policy.evaluate(invocation)
+    if not verdicts:
+        return None
+    answers = {verdict.fires.value for verdict in verdicts}
+    said = tuple(_said(number, policy.name, hook, verdict) for verdict in verdicts if verdict.fires.value is not False)
+    return number, True if True in answers else None if None in answers else False, said
+
+
+def _said(number: int, policy: str, hook: str, verdict: Verdict) -> Said:
+    return Said(number, policy, hook, verdict.fires.value is True, tuple(verdict.outcomes), tuple(sorted(verdict.fires.reasons)))
+
+
+def _key_of(sources: set[str]) -> Callable[[events.Body], Any]:
+    """What tells apart events by these members: raw JSON as bytes, all else as it is."""
+    raw = sorted(source for source in sources if source in events.RAW)
+    plain = sorted(sources - set(raw))
+    if not sources:
+        return lambda body: None
+    if not raw:
+        return attrgetter(*plain)
+    if raw == ["args"] and plain:
+        values = attrgetter(*plain)
+        return lambda body: (values(body), bytes(body.args))
+    if raw == ["args"]:
+        return lambda body: bytes(body.args)
+    getters = [attrgetter(source) for source in (*plain, *raw)]
+    split = len(plain)
+    return lambda body: (*(get(body) for get in getters[:split]), *(bytes(get(body)) for get in getters[split:]))
+
+
+# --- one file -------------------------------------------------------------------------------------------------------
+
+
+class _Sources:
+    """How often values occurred, for a bounded number of values: the rarest are forgotten."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def add(self, value: str, count: int) -> None:
+        self.counts[value] = self.counts.get(value, 0) + count
+        if len(self.counts) > 2 * MAX_SOURCES:
+            self.counts = dict(self.top(MAX_SOURCES))
+
+    def top(self, number: int) -> list[tuple[str, int]]:
+        return heapq.nsmallest(number, self.counts.items(), key=lambda one: (-one[1], one[0]))
+
+
+@dataclass
+class _PolicyPart:
+    """What one policy did with the events of a part."""
+
+    cells: dict[tuple[str, str], Counts] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    noise: dict[str, _Sources] = field(default_factory=lambda: {what: _Sources() for what in ("binary", "parent", "argument")})
+
+
+@dataclass
+class _Part:
+    """What one file, or several in order, came to. Small whatever they hold; the entries lie elsewhere."""
+
+    policies: dict[int, _PolicyPart] = field(default_factory=dict)
+    files: list[FileTotals] = field(default_factory=list)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    spans: dict[str, list[Any]] = field(default_factory=dict)
+    overlap: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    recorders: Counter[str] = field(default_factory=Counter)
+
+    def policy(self, number: int) -> _PolicyPart:
+        return self.policies.setdefault(number, _PolicyPart())
+
+    def skip(self, one: Skipped) -> None:
+        former = self.skipped.get(one.reason)
+        self.skipped[one.reason] = one if former is None else replace(former, count=former.count + one.count)
+
+    def merge(self, other: _Part) -> None:
+        for number, theirs in other.policies.items():
+            ours = self.policy(number)
+            for cell, counts in theirs.cells.items():
+                ours.cells[cell] = ours.cells.get(cell, Counts()) + counts
+            ours.reasons.update(theirs.reasons)
+            for what, sources in theirs.noise.items():
+                for value, count in sources.counts.items():
+                    ours.noise[what].add(value, count)
+        self.files += other.files
+        for skipped in other.skipped.values():
+            self.skip(skipped)
+        for node, (count, first, last) in other.spans.items():
+            span = self.spans.setdefault(node, [0, first, last])
+            span[:] = [span[0] + count, _earlier(span[1], first), _later(span[2], last)]
+        self.overlap.update(other.overlap)
+        self.recorders.update(other.recorders)
+
+    def fold(self, file: str, answers: Sequence[_Answer]) -> None:
+        """Add what one file holds of some answers, and set these back."""
+        alike: dict[tuple[str, tuple[tuple[int, bool | None], ...]], tuple[int, int]] = {}
+        for answer in answers:
+            cell = (answer.table.hook, answer.states)
+            count, size = alike.get(cell, (0, 0))
+            alike[cell] = count + answer.count, size + answer.size
+            for number in answer.fired:
+                noise = self.policy(number).noise
+                for (binary, parent, args), count in answer.sources.items():
+                    noise["binary"].add(binary, count)
+                    noise["parent"].add(parent, count)
+                    noise["argument"].add(events.shown(args), count)
+            for said in answer.said:
+                if not said.fires:
+                    reasons = self.policy(said.number).reasons
+                    for reason in said.reasons:
+                        reasons[reason] += answer.count
+            if len(answer.fired) > 1:
+                self.overlap[answer.fired] += answer.count
+            if answer.table.recorder:
+                self.recorders[answer.table.recorder] += answer.count
+            answer.count = answer.size = 0
+            answer.sources = {}
+        for (hook, states), (count, size) in alike.items():
+            for number, state in states:
+                cells = self.policy(number).cells
+                more = Counts(count if state else 0, count if state is False else 0, count if state is None else 0, size if state else 0)
+                cells[file, hook] = cells.get((file, hook), Counts()) + more
+
+
+class _Reader:
+    """Reads files for one process; keeps verdicts from one file to the next."""
+
+    def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
+        self._policies = policies
+        self._tables: dict[events.Context, dict[Any, _Table]] = {}
+
+    def _table(self, context: events.Context, key: tuple[str, ...], kind: str, body: events.Body) -> _Table:
+        tables = self._tables[context]
+        if len(tables) >= MAX_KEPT:
+            tables.clear()
+        table = tables[key] = _Table(kind, body, context, self._policies)
+        return table
+
+    def read(self, recording: Recording, entry: Callable[[Entry], None] | None, advance: Callable[[int], None]) -> _Part:
+        """Replay one file. Raises nothing for what it holds: what cannot be read is counted."""
+        part = _Part()
+        file = str(recording.path)
+        number = found = others = backwards = folded = 0
+        tables = self._tables.setdefault(recording.context, {})
+        key: tuple[str, ...]
+        touched: list[_Answer] = []
+        recent: dict[str, tuple[Any, ...]] = {}
+        former: dict[str, tuple[Any, ...]] = {}
+        latest = ""
+        span: list[Any] = [0, "", ""]
+        node = ""
+
+        def skip(reason: str, detail: str) -> None:
+            part.skip(Skipped(reason, 1, file, number, detail))
+
+        try:
+            with corpus.Lines(recording.path) as lines:
+                for chunk in lines.chunks():
+                    for line in chunk:
+                        number += 1
+                        if not line:
+                            if line is None:
+                                skip(LONG, f"longer than {corpus.MAX_LINE} bytes")
+                            continue
+                        try:
+                            event = events.decode_line(line)
+                            body = event.process_kprobe
+                            if body is not msgspec.UNSET:
+                                kind, key = "kprobe", (body.function_name, body.policy_name)
+                            else:
+                                identity = events.identity(event)
+                                if identity is None:
+                                    if event.of_no_hook():
+                                        others += 1
+                                    else:
+                                        skip(FOREIGN, f"begins with {line[:60]!r}")
+                                    continue
+                                kind, body, key = identity
+                            table = tables.get(key) or self._table(recording.context, key, kind, body)
+                            asked = table.key(body)
+                            answer = table.kept.get(asked) or table.answer(body, asked)
+                        except events.DECODE_ERRORS as error:
+                            if line.strip():
+                                skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, str(error))
+                            continue
+                        time = event.time
+                        size = len(line)
+                        if time:
+                            if len(time) > _WHOLE_SECONDS:
+                                call = (event.node_name, body.process.exec_id, key, bytes(body.args))
+                                if recent.get(time) == call or former.get(time) == call:
+                                    skip(DUPLICATE, f"the same event at {time}")
+                                    continue
+                                if len(recent) >= _RECENT:
+                                    former, recent = recent, {}
+                                recent[time] = call
+                            if event.node_name != node or not span[0]:
+                                node = event.node_name
+                                span = part.spans.setdefault(node, [0, time, time])
+                                latest = span[2]
+                            if time[:-1] < latest[:-1]:
+                                backwards += 1
+                                span[1] = _earlier(span[1], time)
+                            else:
+                                span[2] = latest = time
+                            span[0] += 1
+                        found += 1
+                        if not answer.count:
+                            touched.append(answer)
+                        answer.count += 1
+                        if answer.fired:
+                            answer.size += size
+                            source = (body.process.binary, body.parent.binary, bytes(body.args)[:_MAX_ARGUMENTS])
+                            answer.sources[source] = answer.sources.get(source, 0) + 1
+                        if entry is not None and answer.said:
+                            for said in answer.said:
+                                entry(
+                                    Entry(
+                                        said,
+                                        file,
+                                        number,
+                                        body.process.exec_id,
+                                        time,
+                                        event.node_name,
+                                        body.process.binary,
+                                        body.parent.binary,
+                                        size,
+                                    )
+                                )
+                    advance(lines.position())
+                    if number - folded > MAX_KEPT:
+                        part.fold(file, touched)
+                        touched, folded = [], number
+        except corpus.READ_ERRORS as error:
+            number += 1
+            skip(UNREADABLE, str(error))
+        part.fold(file, touched)
+        part.files.append(FileTotals(file, number, found, others, sum(one.count for one in part.skipped.values()), backwards))
+        return part
+
+
+# --- many files -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    policies: tuple[CompiledPolicy, ...]
+    recordings: tuple[Recording, ...]
+    spools: bool
+
+
+class _Worker:
+    """One forked process: compiled policies cannot be sent to it, so it inherits them."""
+
+    job: _Job
+    reader: _Reader
+    done: Any
+
+    @classmethod
+    def inherit(cls, job: _Job, done: Any) -> None:
+        cls.job, cls.reader, cls.done = job, _Reader(job.policies), done
+
+    @classmethod
+    def run(cls, number: int, spool: Path) -> _Part:
+        position = 0
+
+        def advance(now: int) -> None:
+            nonlocal position
+            with cls.done.get_lock():
+                cls.done.value += now - position
+            position = now
+
+        recording = cls.job.recordings[number]
+        if not cls.job.spools:
+            return cls.reader.read(recording, None, advance)
+        with _Spool(spool / str(number)) as spooled:
+            return cls.reader.read(recording, spooled.write, advance)
+
+
+class _Spool:
+    """Entries on their way from one process to another, in a file: they may be too many for memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._batch: list[Entry] = []
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._file.close()
+
+    def write(self, entry: Entry) -> None:
+        self._batch.append(entry)
+        if len(self._batch) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        pickle.dump(self._batch, self._file, pickle.HIGHEST_PROTOCOL)
+        self._batch = []
+
+
+def _spooled(path: Path) -> Iterator[Entry]:
+    with path.open("rb") as file:
+        while file.peek(1):
+            yield from pickle.load(file)
+    path.unlink()
+
+
+def _parts(
+    job: _Job, workers: int, spool: Path, entry: Callable[[Entry], None] | None, progress: Callable[[Progress], None] | None
+) -> Iterator[_Part]:
+    """What each file came to, in the order of the recordings; the entries of a file go before its part."""
+    sizes = [one.path.stat().st_size for one in job.recordings]
+    total, told, finished = sum(sizes), progress or (lambda _: None), 0
+    told(Progress(0, len(sizes), 0, total))
+    if workers <= 1:
+        reader = _Reader(job.policies)
+        for number, recording in enumerate(job.recordings):
+            part = reader.read(recording, entry, lambda now: told(Progress(number, len(sizes), finished + now, total)))  # noqa: B023
+            finished += sizes[number]
+            told(Progress(number + 1, len(sizes), finished, total))
+            yield part
+        return
+    forks = multiprocessing.get_context("fork")
+    done = forks.Value("q", 0)
+    with ProcessPoolExecutor(workers, forks, _Worker.inherit, (job, done)) as pool:
+        futures = [pool.submit(_Worker.run, number, spool) for number in range(len(sizes))]
+        try:
+            for number, future in enumerate(futures):
+                while wait([future], _PATIENCE).not_done:
+                    told(_progress(futures, done.value, total))
+                part = future.result()
+                if entry is not None:
+                    for one in _spooled(spool / str(number)):
+                        entry(one)
+                told(_progress(futures, done.value, total))
+                yield part
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _progress(futures: Sequence[Future[_Part]], done: int, total: int) -> Progress:
+    return Progress(sum(future.done() for future in futures), len(futures), min(done, total), total)
+
+
+# --- the summary ----------------------------------------------------------------------------------------------------
+
+
+def _seconds(time: str) -> float | None:
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return None
+
+
+def _earlier(one: str, other: str) -> str:
+    """Of two times as the agent writes them: UTC, with as many decimals as are not 0."""
+    return one if one[:-1] <= other[:-1] else other
+
+
+def _later(one: str, other: str) -> str:
+    return other if _earlier(one, other) == one else one
+
+
+def _summary(job: _Job, total: _Part, agent_version: str) -> Summary:
+    spans = tuple(Span(node, count, first, last) for node, (count, first, last) in sorted(total.spans.items()))
+    days = sum(span.seconds for span in spans) / _DAY
+    return Summary(
+        policies=tuple(_totals(number, policy.name, total.policy(number), days) for number, policy in enumerate(job.policies)),
+        files=tuple(total.files),
+        skipped=tuple(total.skipped.values()),
+        spans=spans,
+        overlap=dict(sorted(total.overlap.items())),
+        unknown_recorders=dict(sorted(total.recorders.items())),
+        notes=tuple(_notes(job, total, agent_version)),
+    )
+
+
+def _totals(number: int, policy: str, part: _PolicyPart, days: float) -> PolicyTotals:
+    by_file: dict[str, Counts] = {}
+    by_hook: dict[str, Counts] = {}
+    for (file, hook), counts in part.cells.items():
+        by_file[file] = by_file.get(file, Counts()) + counts
+        by_hook[hook] = by_hook.get(hook, Counts()) + counts
+    all_counts = sum(by_hook.values(), Counts())
+    return PolicyTotals(
+        number=number,
+        policy=policy,
+        total=all_counts,
+        by_file=by_file,
+        by_hook=dict(sorted(by_hook.items())),
+        reasons=dict(sorted(part.reasons.items())),
+        noise={what: tuple(sources.top(MAX_TOP)) for what, sources in part.noise.items()},
+        per_day=(all_counts.fired / days, all_counts.size / days) if days else None,
+    )
+
+
+def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
+    for file in total.files:
+        if not file.events and not file.others:
+            yield f"{file.file}: holds no event of a hook ({file.lines} lines): it says nothing about any policy"
+    versions: dict[str, list[Recording]] = {}
+    for recording in job.recordings:
+        versions.setdefault(recording.agent_version, []).append(recording)
+    for version, recordings in versions.items():
+        if version and agent_version and version.removeprefix("v") != agent_version.removeprefix("v"):
+            more = f" and {len(recordings) - 1} more" if len(recordings) > 1 else ""
+            yield f"{recordings[0].path}{more}: recorded by agent {version}, but the policies are meant for {agent_version}"
+    for name, count in sorted(total.recorders.items()):
+        yield f"the policy {name!r} that recorded {count} events is not at hand: their arguments cannot be read; give its YAML"
+
+
+def _nothing(summary: Summary, file: str) -> str:
+    skipped = [one for one in summary.skipped if one.file == file]
+    why = "; ".join(f"{one.count} lines skipped: {one.reason}, first line {one.line}: {one.detail}" for one in skipped)
+    return "holds no event of a hook: that policies stay quiet on it proves nothing" + (f" ({why})" if why else "")
