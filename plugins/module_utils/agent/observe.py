@@ -16,12 +16,7 @@ import platform
 import re
 import subprocess
 import urllib.error
-<<<<<<< HEAD
-from typing import Any, Dict, List, Optional, Sequence
-=======
-import urllib.request
 from typing import Any, Dict, List, Mapping, Optional, Sequence
->>>>>>> agent
 
 from ansible.module_utils.urls import open_url
 
