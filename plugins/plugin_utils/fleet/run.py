@@ -201,8 +201,9 @@ class Run:
         failed = self.errors(ring)
         if failed:
             return "; ".join(f"{host}: {error}" for host, error in sorted(failed.items())[:MAX_NAMED])
-        batches = self.ring(ring).batches
-        lost = [host for batch in batches[:index] for host in batch if self.observation(ring, "start", host) is None]
+        batches, attempted = self.ring(ring).batches, set(self.attempted(ring))
+        earlier = [host for batch in batches[:index] for host in batch if host in attempted]
+        lost = [host for host in earlier if self.observation(ring, "start", host) is None]
         allowed = budget(self.environment.gates.unreachable, len(self.ring(ring).hosts))
         if len(lost) > allowed:
             return f"{len(lost)} host(s) lost and {allowed} may be: {_named(lost)}"
