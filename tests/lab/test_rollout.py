@@ -438,6 +438,27 @@ def test_going_back_is_a_rollout_of_the_former_bundle(controller: Controller) ->
     assert "is not there, and it is what a roll-back would need" in lost.output
 
 
+def test_hosts_changed_before_the_rings_were_redrawn_go_back_with_the_new_canary(controller: Controller) -> None:
+    path = controller.environment(gates={**GATES, "bake": "60s"})
+    chosen = controller.bundle(path)
+    first = controller.start(controller.command("rollout", path, apiary_bundle=chosen))
+    runs = controller.directory / "ledger/runs"
+    try:
+        wait_for(lambda: list(runs.glob("*/rings/canary/start/*.json")))
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    (changed,) = (name for name, modes in controller.modes().items() if modes == WANTED)
+    rings = [{"name": "canary", "groups": ["databases"]}, RINGS[1]]
+    redrawn = controller.environment(rings=rings, gates={**GATES, "commands": ["false"]})
+    done = controller.rollout(redrawn, chosen)
+    assert done.code != 0
+    assert len(list(runs.iterdir())) == 1
+    assert re.search(r"rolling 2 host\(s\) back", done.output), done.output
+    assert [set(entry["hosts"]) for entry in controller.ledger.read() if entry["kind"] == "rolled-back"] == [{"host01", changed}]
+    assert controller.modes() == everywhere(NOTHING)
+
+
 def test_drift_is_told_by_host_and_policy(controller: Controller) -> None:
     path = controller.environment()
     assert controller.rollout(path, controller.bundle(path)).code == 0
