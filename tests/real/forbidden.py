@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import prober
+import yaml
 
 _FILE = {"index": 0, "type": "file"}
 _LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
@@ -51,7 +51,7 @@ MATCHES = {
 
 
 def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
-    """The policy against one kind of act, as a bundle describes it. The revision is in its message too."""
+    """The policy against one kind of act, as a bundle describes it, its text in the form that bundles have."""
     section, hook, action = HOOKS[kind]
     spec = {
         section: [{**hook, "message": f"forbidden act, revision {revision}", "selectors": _selector(MATCHES[kind], action)}],
@@ -62,7 +62,7 @@ def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
     return {
         "loaded": name,
         "mode": mode,
-        "text": json.dumps(document),
+        "text": yaml.safe_dump(document, sort_keys=False),
         "namespace": "",
         "unpinned": ["file_open"] if kind == "lsm" else [],
         "overrides": ["security_file_open"] if kind == "override" else [],
