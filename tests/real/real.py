@@ -3,8 +3,8 @@
 
 """The real agent in a machine with a stock kernel: what of the forbidden acts comes through while it is stopped and changed.
 
-real.py DIRECTORY RELEASE [EVENT...]: installs the release (a tarball as upstream publishes it), runs policies.py's one
-policy per kind of hook, and prints attempts, allowed and wrong per kind for every event; DIRECTORY gets ``real.json``.
+real.py DIRECTORY RELEASE [EVENT...]: installs the release (a tarball as upstream publishes it) through the role, brings one
+policy per kind of hook there, and prints attempts, allowed and wrong per kind for every event; DIRECTORY gets ``real.json``.
 Exit code 1 when something came through that must not. Machines and snapshots: tests/lab/hosts/vm; needs root only for
 the first image.
 """
@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,9 +31,9 @@ sys.path.insert(0, str(HERE))
 import forbidden  # noqa: E402
 import prober  # noqa: E402
 
+REPOSITORY = HERE.parents[1]
 PROBE, PAUSE = "/var/lib/probe", 0.3
-CONF, POLICIES = "/etc/tetragon/tetragon.conf.d", "/etc/tetragon/tetragon.tp.d"
-OPTIONS = {"keep-sensors-on-exit": "true", "release-pinned-bpf": "false", "metrics-server": "127.0.0.1:2112", "health-server-address": ""}
+UNIT = "apiary-tetragon.service"
 KINDS = tuple(forbidden.HOOKS)
 READY_SECONDS = 900
 # v1.7 pins no link of an LSM hook: it is open whenever no agent has it attached. Its Override map has one place, so
@@ -43,10 +44,10 @@ UNPINNED = ("lsm", "lsm-long")
 class Machine:
     """One machine, by the tool ``vm``."""
 
-    def __init__(self, name: str, state: Path, suite: str, release: Path) -> None:
+    def __init__(self, name: str, state: Path, suite: str) -> None:
         self.name = name
         self.suite = suite
-        self.environment = {**os.environ, "VM_STATE": str(state), "VM_DATA": str(release)}
+        self.environment = {**os.environ, "VM_STATE": str(state)}
 
     def vm(self, command: str, *arguments: str, **run: Any) -> subprocess.CompletedProcess[str]:
         options = {"text": True, "stdin": subprocess.DEVNULL, **run}
@@ -67,16 +68,23 @@ class Machine:
 class Lab:
     """The machine with its agent and prober."""
 
-    def __init__(self, machine: Machine, directory: Path) -> None:
+    def __init__(self, machine: Machine, directory: Path, release: Path) -> None:
         self.machine = machine
         self.directory = directory
+        self.release = release
         self.inventory = directory / "inventory.ini"
         self.revision = 0
 
-    def start(self, release: Path) -> None:
-        """A machine with agent and prober: from the snapshot that an earlier run left for this release and these files, else anew."""
-        content = [Path(__file__).read_bytes(), (HERE / "prober.py").read_bytes(), release.read_bytes()]
-        tag = "installed-" + hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in content)).hexdigest()[:12]
+    def start(self) -> None:
+        """A machine with agent and prober: from the snapshot that an earlier run of the same files left, else anew."""
+        sources = sorted(
+            path for place in ("roles/agent", "plugins/module_utils", "tests/real") for path in (REPOSITORY / place).rglob("*.*")
+        )
+        content = hashlib.sha256(self.release.read_bytes())
+        for path in sources:
+            if path.is_file() and path.suffix != ".pyc":
+                content.update(path.read_bytes())
+        tag = f"installed-{content.hexdigest()[:12]}"
         self.machine.vm("kill")
         if self.machine.vm("restore", tag, check=False, stderr=subprocess.DEVNULL).returncode == 0:
             self.machine.vm("wait")
@@ -89,24 +97,17 @@ class Lab:
         self.machine.vm("snap", tag)
 
     def install(self) -> None:
-        """Put the release there as a person would by hand, with the options that keep enforcement, and start it."""
-        self.machine.ssh("tar xzf /dev/vdb -C /opt")
-        for name, value in OPTIONS.items():
-            self.machine.write(f"{CONF}/{name}", value + "\n")
-        self.machine.ssh("bash /opt/tetragon-*/install.sh && rm -rf /opt/tetragon-*")
-        self.ready(0)
-
-    def ready(self, policies: int) -> None:
-        """Wait until the agent that runs now has loaded its directory and enforces with so many policies."""
-        script = (
-            f"end=$(($(date +%s) + {READY_SECONDS})); until journalctl -q --no-pager -o cat _SYSTEMD_INVOCATION_ID="
-            "$(systemctl show -p InvocationID --value tetragon) | grep -q 'Listening for events\\.\\.\\.'; do"
-            " [ $(date +%s) -lt $end ] || exit 1; sleep 1; done; tetra --timeout 120s tracingpolicy list -o json"
-        )
-        listed = json.loads(self.machine.ssh(script)).get("policies", [])
-        states = sorted(one.get("state", "") for one in listed)
-        if states != ["TP_STATE_ENABLED"] * policies:
-            raise SystemExit(f"real: {policies} policies were to be enabled; the agent lists {states}")
+        version = re.search(r"tetragon-v(\d+\.\d+\.\d+\S*?)-(amd64|arm64)\.tar\.gz$", self.release.name)
+        if version is None:
+            raise SystemExit(f"real: {self.release.name}: a release is called tetragon-vVERSION-ARCHITECTURE.tar.gz")
+        variables = {
+            "apiary_agent_version": version.group(1),
+            "apiary_agent_source": str(self.release),
+            "apiary_agent_sha256": {version.group(2): hashlib.sha256(self.release.read_bytes()).hexdigest()},
+            "apiary_cache_dir": str(self.directory / "releases"),
+            "apiary_become": False,
+        }
+        self.play("apiary.tetragon.install", variables)
 
     def probe(self) -> None:
         """Start the prober, after every boot at once and before the agent."""
@@ -123,22 +124,46 @@ class Lab:
     def report(self) -> dict[str, Any]:
         return dict(json.loads(self.machine.ssh(f"python3 /usr/local/lib/prober.py report {PROBE}")))
 
+    def slot(self) -> str:
+        """The slot that boots."""
+        return self.machine.ssh(f"readlink /etc/systemd/system/{UNIT}").strip().removesuffix(".service")[-1]
+
+    def ready(self) -> None:
+        """Wait until the unit is active, which means that every policy of its set is enabled in its mode; read that back."""
+        script = (
+            f"end=$(($(date +%s) + {READY_SECONDS})); until systemctl -q is-active {UNIT}; do"
+            " [ $(date +%s) -lt $end ] || exit 1; sleep 1; done; /usr/local/bin/tetra --timeout 120s tracingpolicy list -o json"
+        )
+        listed = json.loads(self.machine.ssh(script)).get("policies", [])
+        found = sorted((one.get("state", ""), one.get("mode", "")) for one in listed)
+        if found != [("TP_STATE_ENABLED", "TP_MODE_ENFORCE")] * len(KINDS):
+            raise SystemExit(f"real: {len(KINDS)} policies are to be enabled and enforce; the agent lists {found}")
+
     def converge(self, kinds: Sequence[str], mode: str = "enforce", must_fail: bool = False) -> str:
         """Bring the machine to one policy per kind through the collection's module over ssh; returns what Ansible said."""
         policies = [forbidden.policy(kind, f"r{self.revision}", mode) for kind in kinds]
         if must_fail:
             broken = forbidden.policy("kprobe", "broken")
             policies.append({**broken, "text": broken["text"].replace("fd_install", "no_such_function")})
-        return self.ansible("apiary.tetragon.policies", {"policies": policies, "digest": f"r{self.revision}", "timeout": 300}, must_fail)
+        slot = self.slot()
+        place = {
+            "tetra": "/usr/local/bin/tetra",
+            "server_address": f"unix:///run/apiary/{slot}/tetragon.sock",
+            "policy_dir": f"/etc/apiary/slots/{slot}/policies",
+            "bpf_dir": f"/sys/fs/bpf/apiary-{slot}",
+            "run_dir": f"/run/apiary/{slot}",
+            "timeout": 300,
+        }
+        task = {"name": "Converge", "apiary.tetragon.policies": {"policies": policies, "digest": f"r{self.revision}", **place}}
+        book = self.directory / "play.json"
+        book.write_text(json.dumps([{"hosts": "vm", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
+        return self.play(str(book), {}, must_fail)
 
-    def ansible(self, module: str, arguments: dict[str, Any], must_fail: bool = False) -> str:
+    def play(self, playbook: str, variables: dict[str, Any], must_fail: bool = False) -> str:
         host = self.machine.vm("host", stdout=subprocess.PIPE).stdout
         self.inventory.write_text(f"vm {host}", encoding="utf-8")
-        play = [{"hosts": "vm", "gather_facts": False, "tasks": [{"name": "Do it", module: arguments}]}]
-        book = self.directory / "play.json"
-        book.write_text(json.dumps(play), encoding="utf-8")
         done = subprocess.run(
-            ["ansible-playbook", "-i", str(self.inventory), str(book)],
+            ["ansible-playbook", "-i", str(self.inventory), playbook, "--extra-vars", json.dumps(variables)],
             env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -146,54 +171,53 @@ class Lab:
             check=False,
         )
         if bool(done.returncode) is not must_fail:
-            raise SystemExit(f"real: {module}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+            raise SystemExit(f"real: {playbook}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         return done.stdout
 
 
 def _stop(lab: Lab) -> None:
-    lab.machine.ssh("systemctl stop tetragon && sleep 10")
+    lab.machine.ssh(f"systemctl stop {UNIT} && sleep 10")
     lab.mark("start")
-    lab.machine.ssh("systemctl start tetragon")
-    lab.ready(len(KINDS))
+    lab.machine.ssh(f"systemctl start {UNIT}")
+    lab.ready()
 
 
 def _kill(lab: Lab) -> None:
-    lab.machine.ssh("systemctl kill -s KILL tetragon && sleep 8")
-    lab.ready(len(KINDS))
+    lab.machine.ssh(f"systemctl kill -s KILL --kill-who=main {UNIT} && sleep 4")
+    lab.ready()
 
 
 def _restart(lab: Lab) -> None:
-    lab.machine.ssh("systemctl restart tetragon")
-    lab.ready(len(KINDS))
+    lab.machine.ssh(f"systemctl restart {UNIT}")
+    lab.ready()
 
 
 def _boot(lab: Lab) -> None:
     """Until the agent has loaded its directory, a boot is open: the prober begins the phase "booting" by itself."""
-    lab.machine.ssh("sync; systemctl reboot", check=False)
+    boot = lab.machine.ssh("cat /proc/sys/kernel/random/boot_id; sync")
+    lab.machine.ssh("systemctl reboot", check=False)
     time.sleep(20)
     lab.machine.vm("wait")
-    lab.ready(len(KINDS))
+    lab.ready()
+    if lab.machine.ssh("cat /proc/sys/kernel/random/boot_id") == boot:
+        raise SystemExit("real: the machine did not reboot")
 
 
 def _power_cut(lab: Lab) -> None:
     lab.machine.ssh("sync")
     lab.machine.vm("kill")
     lab.machine.up()
-    lab.ready(len(KINDS))
-
-
-def _configuration(lab: Lab) -> None:
-    lab.machine.write(f"{CONF}/rb-size", "131072\n")
-    _restart(lab)
+    lab.ready()
 
 
 def _bad_file(lab: Lab) -> None:
     """A broken file in the policy directory, and the crash loop that it makes of a restart."""
     broken = forbidden.policy("kprobe", "broken")["text"].replace("fd_install", "no_such_function")
-    lab.machine.write(f"{POLICIES}/5-broken.yaml", broken)
-    lab.machine.ssh("systemctl restart tetragon; sleep 60")
-    lab.machine.ssh(f"systemctl stop tetragon; rm {POLICIES}/5-broken.yaml; systemctl reset-failed tetragon; systemctl start tetragon")
-    lab.ready(len(KINDS))
+    path = f"/etc/apiary/slots/{lab.slot()}/policies/apiary/1-l-broken.yaml"
+    lab.machine.write(path, broken)
+    lab.machine.ssh(f"systemctl restart --no-block {UNIT}; sleep 90")
+    lab.machine.ssh(f"rm {path}; systemctl reset-failed {UNIT}; systemctl restart {UNIT}")
+    lab.ready()
 
 
 def _revision(lab: Lab) -> None:
@@ -230,8 +254,7 @@ EVENTS = {
     "stop": Event(_stop, UNPINNED),
     "kill": Event(_kill, UNPINNED, True),
     "restart": Event(_restart, UNPINNED, True),
-    "configuration": Event(_configuration, UNPINNED, True),
-    "bad-file": Event(_bad_file, ALL, True),
+    "bad-file": Event(_bad_file, UNPINNED, True),
     "reboot": Event(_boot, UNPINNED),
     "power-cut": Event(_power_cut, UNPINNED),
 }
@@ -283,10 +306,10 @@ def main() -> int:
     if not arguments.release.is_file():
         parser.error(f"{arguments.release}: no such file; give the release's tarball, as in TETRAGON_RELEASE=tetragon-v1.7.0-amd64.tar.gz")
     arguments.directory.mkdir(parents=True, exist_ok=True)
-    machine = Machine(f"real-{arguments.suite}", arguments.state, arguments.suite, arguments.release.resolve())
-    lab = Lab(machine, arguments.directory.resolve())
+    machine = Machine(f"real-{arguments.suite}", arguments.state, arguments.suite)
+    lab = Lab(machine, arguments.directory.resolve(), arguments.release.resolve())
     try:
-        lab.start(arguments.release)
+        lab.start()
         lab.mark("loading")
         lab.converge(KINDS)
         for name in arguments.events or EVENTS:
