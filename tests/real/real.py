@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ REPOSITORY = HERE.parents[1]
 PROBE, PAUSE = "/var/lib/probe", 0.3
 UNIT = "apiary-tetragon.service"
 KINDS = tuple(forbidden.HOOKS)
-READY_SECONDS = 900
+READY_SECONDS, CALL_SECONDS = 1800, 600
 # v1.7 pins no link of an LSM hook: it is open whenever no agent has it attached. Its Override map has one place, so
 # that two threads in the hook at the same moment cost one of them its verdict: single attempts come through at any time.
 UNPINNED = ("lsm", "lsm-long")
@@ -73,7 +74,7 @@ class Lab:
         self.directory = directory
         self.release = release
         self.inventory = directory / "inventory.ini"
-        self.revision = 0
+        self.revision = self.handovers = 0
 
     def start(self) -> None:
         """A machine with agent and prober: from the snapshot that an earlier run of the same files left, else anew."""
@@ -97,17 +98,23 @@ class Lab:
         self.machine.vm("snap", tag)
 
     def install(self) -> None:
+        self.play("apiary.tetragon.install", self.variables())
+
+    def variables(self, **options: Any) -> dict[str, Any]:
+        """What the role is told: this release, and options of the agent."""
         version = re.search(r"tetragon-v(\d+\.\d+\.\d+\S*?)-(amd64|arm64)\.tar\.gz$", self.release.name)
         if version is None:
             raise SystemExit(f"real: {self.release.name}: a release is called tetragon-vVERSION-ARCHITECTURE.tar.gz")
-        variables = {
+        return {
             "apiary_agent_version": version.group(1),
             "apiary_agent_source": str(self.release),
             "apiary_agent_sha256": {version.group(2): hashlib.sha256(self.release.read_bytes()).hexdigest()},
+            "apiary_agent_options": options,
+            "apiary_agent_start_timeout": READY_SECONDS,
             "apiary_cache_dir": str(self.directory / "releases"),
+            "apiary_timeout": CALL_SECONDS,
             "apiary_become": False,
         }
-        self.play("apiary.tetragon.install", variables)
 
     def probe(self) -> None:
         """Start the prober, after every boot at once and before the agent."""
@@ -145,34 +152,31 @@ class Lab:
         if must_fail:
             broken = forbidden.policy("kprobe", "broken")
             policies.append({**broken, "text": broken["text"].replace("fd_install", "no_such_function")})
-        slot = self.slot()
-        place = {
-            "tetra": "/usr/local/bin/tetra",
-            "server_address": f"unix:///run/apiary/{slot}/tetragon.sock",
-            "policy_dir": f"/etc/apiary/slots/{slot}/policies",
-            "bpf_dir": f"/sys/fs/bpf/apiary-{slot}",
-            "run_dir": f"/run/apiary/{slot}",
-            "timeout": 300,
-        }
-        task = {"name": "Converge", "apiary.tetragon.policies": {"policies": policies, "digest": f"r{self.revision}", **place}}
+        arguments = {"policies": policies, "digest": f"r{self.revision}", "timeout": CALL_SECONDS}
+        task = {"name": "Converge", "apiary.tetragon.policies": arguments}
         book = self.directory / "play.json"
         book.write_text(json.dumps([{"hosts": "vm", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
         return self.play(str(book), {}, must_fail)
 
     def play(self, playbook: str, variables: dict[str, Any], must_fail: bool = False) -> str:
+        started = self.begin(playbook, variables)
+        said = started.communicate()[0]
+        if bool(started.returncode) is not must_fail:
+            raise SystemExit(f"real: {playbook}: exit code {started.returncode}\n{said[-3000:]}")
+        return said
+
+    def begin(self, playbook: str, variables: dict[str, Any]) -> subprocess.Popen[str]:
         host = self.machine.vm("host", stdout=subprocess.PIPE).stdout
         self.inventory.write_text(f"vm {host}", encoding="utf-8")
-        done = subprocess.run(
+        return subprocess.Popen(
             ["ansible-playbook", "-i", str(self.inventory), playbook, "--extra-vars", json.dumps(variables)],
             env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
-        if bool(done.returncode) is not must_fail:
-            raise SystemExit(f"real: {playbook}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-        return done.stdout
 
 
 def _stop(lab: Lab) -> None:
@@ -208,6 +212,35 @@ def _power_cut(lab: Lab) -> None:
     lab.machine.vm("kill")
     lab.machine.up()
     lab.ready()
+
+
+def _handover(lab: Lab) -> None:
+    """To the same version with another option: upgrade, downgrade and change of configuration are one procedure."""
+    lab.handovers += 1
+    slot = lab.slot()
+    lab.play("apiary.tetragon.upgrade", lab.variables(**{"rb-size": str(65536 << lab.handovers)}))
+    lab.ready()
+    if lab.slot() == slot:
+        raise SystemExit(f"real: slot {slot} still boots after the hand-over")
+
+
+def _handover_cut(lab: Lab) -> None:
+    """Cut the power while the next agent loads; one agent boots, with everything; the next run goes on from there."""
+    lab.handovers += 1
+    slot = lab.slot()
+    started = lab.begin("apiary.tetragon.upgrade", lab.variables(**{"rb-size": str(65536 << lab.handovers)}))
+    waiting = 'until grep -q \'"step": "load"\' /var/lib/apiary/handover.json 2>/dev/null; do sleep 0.5; done; sleep 20'
+    lab.machine.ssh(waiting)
+    lab.machine.vm("kill")
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    lab.machine.up()
+    lab.ready()
+    if lab.slot() != slot:
+        raise SystemExit(f"real: the power was cut before slot {slot} gave way, and it does not boot")
+    lab.handovers -= 1
+    lab.mark("handover-again")
+    _handover(lab)
 
 
 def _bad_file(lab: Lab) -> None:
@@ -251,6 +284,8 @@ EVENTS = {
     "revision": Event(_revision),
     "bad-policy": Event(_bad_policy),
     "mode": Event(_monitor_and_back, ALL),
+    "handover": Event(_handover),
+    "handover-cut": Event(_handover_cut),
     "stop": Event(_stop, UNPINNED),
     "kill": Event(_kill, UNPINNED, True),
     "restart": Event(_restart, UNPINNED, True),
