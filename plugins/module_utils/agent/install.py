@@ -148,7 +148,7 @@ class _Run:
         """Move whatever keeps an agent from starting, and is not ours, out of the policy directory."""
         moved, place = [], self.slot.policies.policy_dir
         for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-            if name not in ("apiary", ".apiary"):
+            if name not in ("apiary", ".apiary", "adopted"):
                 target = os.path.join(STATE, "aside", "{0}-{1}".format(int(time.time()), name))
                 os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
                 shutil.move(os.path.join(place, name), target)
