@@ -129,8 +129,8 @@ class _Run:
             os.unlink(path)
         systemctl("daemon-reload")
         _command("systemd-tmpfiles", "--create", units.TMPFILES)
-        if subprocess.call(["systemctl", "is-failed", "--quiet", self.unit]) == 0:
-            systemctl("reset-failed", self.unit)
+        for unit in (self.unit, units.alarm_name(self.slot.name)):
+            _command("systemctl", "reset-failed", unit)
         systemctl("start", self.unit, timeout=self.limits.start_timeout + 120)
         wrong = self._effective()
         if wrong:
@@ -180,17 +180,21 @@ class _Run:
 
     def _undo(self, files: Mapping[str, File], stale: List[str], former: Mapping[str, File]) -> None:
         """Put the files back and, on a host that had no agent, remove what this run brought."""
-        subprocess.call(["systemctl", "stop", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        both = [self.unit, units.alarm_name(self.slot.name)]
+        _command("systemctl", "stop", *both)
         slotunit.heal(self.slot)
         for path in stale:
             if path not in former and os.path.exists(path):
                 os.unlink(path)
         units.write(former, sorted(former))
         if not self.active:
+            if os.path.exists(self.slot.alarm_file):
+                os.unlink(self.slot.alarm_file)
             for path in (self.slot.pins.path, os.path.dirname(self.slot.policies.policy_dir), units.LIB):
                 shutil.rmtree(path, ignore_errors=True)
-        subprocess.call(["systemctl", "reset-failed", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        subprocess.call(["systemctl", "daemon-reload"])
+        for unit in both:
+            _command("systemctl", "reset-failed", unit)
+        _command("systemctl", "daemon-reload")
 
     def _reason(self) -> str:
         """The agent's last lines, for whoever reads the failure."""
@@ -203,7 +207,7 @@ class _Run:
 
 
 def _command(*words: str) -> str:
-    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
     return done.stdout.decode("utf-8", "replace")
 
 

@@ -418,3 +418,14 @@ def test_changes_come_in_the_order_of_policies() -> None:
 def test_the_manifest_can_be_read_by_a_person(written: Path) -> None:
     text = (written / "bundle.json").read_text(encoding="utf-8")
     assert text == json.dumps(SMALL.manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_what_policies_need_is_listed_once_with_all_that_need_it():
+    lsm = {"kind": "probe", "any_of": ["lsm"], "reason": "hooks of BPF LSM"}
+    flag = {"kind": "flag", "any_of": ["enable-policy-filter"], "reason": "podSelector"}
+    policies = [
+        {"reference": "file/one", "requirements": [lsm]},
+        {"reference": "file/two", "requirements": [flag, lsm]},
+        {"reference": "file/two", "requirements": [lsm]},
+    ]
+    assert bundles.needs(policies) == [{**lsm, "policies": ["file/one", "file/two"]}, {**flag, "policies": ["file/two"]}]
