@@ -110,6 +110,9 @@ def write(bundle: Bundle, directory: str | Path) -> Path:
     except OSError as error:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+        if target.is_dir():  # another build was faster
+            read(target)
+            return target
         raise refuse(f"bundle cannot be written: {error}", file=str(target)) from None
     return target
 

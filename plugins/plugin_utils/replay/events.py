@@ -45,6 +45,7 @@ class ProcessRecord(msgspec.Struct, gc=False):
 
     exec_id: str = ""
     pid: int = 0
+    tid: int = 0
     binary: str = ""
     flags: str = ""
     docker: str = ""
@@ -113,12 +114,15 @@ class Context:
     ``recorders`` maps the name of a recording policy (``policy_name`` of its events) to what it declares per hook; the
     name "" stands for every policy that is not named. ``executables`` maps exec names to executed files where they
     differ; None says that it is not known, and then nothing that compares executables can be decided. ``at_hook`` says
-    that namespaces are known to have been the same at the hook.
+    that namespaces are known to have been the same at the hook. ``policies`` are the recording policies themselves.
+    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``).
     """
 
     recorders: Mapping[str, Declarations] = field(default_factory=dict)
     executables: Mapping[str, str] | None = None
     at_hook: bool = False
+    policies: tuple[Mapping[str, Any], ...] = ()
+    complete: Callable[[Invocation], Invocation] | None = None
 
     def declared(self, policy_name: str, hook: Hook) -> tuple[Sequence[Declared], Sequence[Declared]] | None:
         """The ``args`` and ``data`` of the policy that recorded an event; None when that policy is not known."""
@@ -161,7 +165,7 @@ def invocation(
     args, data = known if known is not None else (_labelled(raw_args), _labelled(raw_data))
     recorded_args, recorded_data = _arguments(args, raw_args), _arguments(data, raw_data)
     returned = bytes(body.returned)
-    return Invocation(
+    found = Invocation(
         hook=hook,
         process=_process(body, context, _recorded_executable((*recorded_args, *recorded_data))),
         args=recorded_args,
@@ -171,6 +175,12 @@ def invocation(
         source=source,
         node_labels=_labels_decoder(node_labels) if node_labels else None,
     )
+    if context.complete is None:
+        return found
+    try:
+        return context.complete(found)
+    except ValueError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.time`") from None
 
 
 def decode(line: bytes, context: Context, source: tuple[str, int] = ("", 0)) -> Invocation | None:
@@ -389,6 +399,7 @@ def _process(body: Body, context: Context, executable: str | None) -> Process:
         pod=pod,
         in_container=True if pod else None if raw.docker else False,
         exec_id=raw.exec_id,
+        thread=raw.tid,
     )
 
 
@@ -410,15 +421,26 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "pod": ("process.pod",),
     "in_container": ("process.pod", "process.docker"),
     "exec_id": ("process.exec_id",),
+    "thread": ("process.tid",),
 }
+# What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
+_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed")
+_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 
 
-def sources(known: tuple[Sequence[Declared], Sequence[Declared]] | None) -> Mapping[str, tuple[str, ...]]:
-    """The members of ``Body`` that an attribute of Invocation or Process is made of, for events with these declarations."""
-    if known is not None and not any(one.label == "exe" for one in (*known[0], *known[1])):
-        return _SOURCES
-    return {**_SOURCES, "executable": ("process.binary", "args", "data")}
+def sources(known: tuple[Sequence[Declared], Sequence[Declared]] | None, completed: bool) -> Mapping[str, tuple[str, ...]]:
+    """What an attribute of Invocation or Process is made of, for events with these declarations: members of ``Body``, ``time``.
+
+    ``completed``: see ``Context.complete``.
+    """
+    found = dict(_SOURCES)
+    if known is None or any(one.label == "exe" for one in (*known[0], *known[1])):
+        found["executable"] = ("process.binary", "args", "data")
+    if completed:
+        for name in (*_OF_PROCESS, *_OF_MOMENT):
+            found[name] = (*found.get(name, ()), "process.exec_id", *(("time",) if name in _OF_MOMENT else ()))
+    return found
 
 
 def identity(event: Event) -> tuple[str, Body, tuple[str | bytes, ...]] | None:

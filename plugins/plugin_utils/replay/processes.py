@@ -122,7 +122,9 @@ def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> F
             return truth(match(executable))
         if executable in listed:
             return truth(not negated)
-        return unknown("the recording lacks the executed files of the process's ancestors") if ancestors is None else truth(negated)
+        if ancestors is None or "" in ancestors:
+            return unknown("the recording lacks the executed files of the process's ancestors")
+        return truth(negated)
 
     return Filter(kind, subject + (" and its ancestors" if follow else ""), raw["operator"], tuple(values), evaluate, executed)
 

@@ -13,6 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+EVENT_KINDS: Mapping[str, str] = {
+    "process_kprobe": "kprobe",
+    "process_tracepoint": "tracepoint",
+    "process_lsm": "lsm",
+    "process_uprobe": "uprobe",
+    "process_usdt": "usdt",
+}
 _SYSCALL_PREFIXES = ("__x64_", "__arm64_")
 
 
@@ -120,6 +127,7 @@ class Process:
     pod: Pod | None = None
     in_container: bool | None = None
     exec_id: str = ""
+    thread: int = 0
     ancestor_pids: tuple[int, ...] | None = None
     current_namespaces: bool = False
     current_capabilities: bool = False
