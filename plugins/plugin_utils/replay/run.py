@@ -403,7 +403,9 @@ def _key_of(sources: set[str]) -> Callable[[events.Body], Any]:
             return lambda body: bytes(parts(body))
         values = attrgetter(*plain)
         return lambda body: (values(body), bytes(parts(body)))
-    values = attrgetter(*plain) if plain else lambda body: None
+    if not plain:
+        return lambda body: tuple(map(bytes, parts(body)))
+    values = attrgetter(*plain)
     return lambda body: (values(body), *map(bytes, parts(body)))
 
 
