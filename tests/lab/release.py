@@ -76,7 +76,7 @@ def content(version: str) -> Iterator[tuple[str, bytes]]:
         place = source.relative_to(HERE if HERE in source.parents else PLUGINS.parent)
         text = source.read_text(encoding="utf-8")
         if place.name == "wire.py":
-            text = text.replace('VERSION = "1.7.0"', f'VERSION = "{version}"')
+            text = text.replace('"STANDIN_VERSION", "1.7.0"', f'"STANDIN_VERSION", "{version}"')
         yield f"usr/local/lib/tetragon/standin/{place}", text.encode()
 
 

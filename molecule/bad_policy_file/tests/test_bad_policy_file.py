@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
-import mended
+import healthy
 
 
 def test_the_agent_runs_again_and_nothing_is_left_of_the_failure(host):
-    mended.check(host)
+    healthy.check(host)
 
 
 def test_the_stray_file_is_kept_aside(host):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
-import mended
+import healthy
 
 
 def test_the_agent_runs_again_and_nothing_is_left_of_the_failure(host):
-    mended.check(host)
+    healthy.check(host)

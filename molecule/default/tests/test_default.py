@@ -29,6 +29,13 @@ def test_the_start_job_ended_when_the_policies_were_enabled(host):
     assert log.index("Listening for events...") < log.index("Started")
 
 
+def test_a_service_that_is_ordered_after_the_pointers_name_starts_after_enforcement(host):
+    active = int(host.check_output("systemctl show -P ActiveEnterTimestampMonotonic apiary-tetragon-a.service"))
+    main = int(host.check_output("systemctl show -P ExecMainStartTimestampMonotonic apiary-tetragon-a.service"))
+    guarded = int(host.check_output("systemctl show -P ExecMainStartTimestampMonotonic guarded.service"))
+    assert main + 2_000_000 < active <= guarded
+
+
 def test_the_policies_are_those_of_the_bundle(host):
     listed = json.loads(host.check_output("tetra tracingpolicy list -o json"))["policies"]
     modes = {policy["name"].rpartition("-")[0]: policy["mode"].removeprefix("TP_MODE_").lower() for policy in listed}

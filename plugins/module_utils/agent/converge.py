@@ -110,6 +110,39 @@ def _state_and_mode(policy: LoadedPolicy) -> str:
     return "monitor" if policy.mode == "monitor_only" else policy.mode
 
 
+def load_policy(tetra: Tetra, key: Key, path: str, mode: str) -> None:
+    """Add one policy and wait until the agent lists it as enabled, whatever the call itself said. Raises ValueError."""
+    refusal = ""
+    try:
+        tetra.add(path, mode)
+    except TetraError as error:
+        refusal = str(error)
+    deadline = time.monotonic() + tetra.timeout
+    while True:
+        try:
+            listed = {one.key: one for one in tetra.policies()}.get(key)
+        except TetraError as error:
+            raise _Step("policy {0}: the agent was given it and does not answer any more: {1}".format(key[1], error)) from None
+        if listed is not None and listed.state == "enabled":
+            return
+        if listed is None or listed.state != "loading":
+            raise _Step("policy {0}: {1}".format(key[1], (listed and listed.error) or refusal or "the agent did not load it"))
+        if time.monotonic() > deadline:
+            raise _Step("policy {0}: still loading after {1} seconds".format(key[1], tetra.timeout))
+        time.sleep(0.2)
+
+
+def set_modes(changes: Sequence[Tuple[PinDirectory, Tetra, Key, str]]) -> None:
+    """Set modes in this order from one process through the pinned maps; by the client where they are out of reach."""
+    if not changes:
+        return
+    try:
+        bpf.set_modes([(pins.policy_conf(key), mode) for pins, _tetra, key, mode in changes])
+    except bpf.BpfError:
+        for _pins, tetra, key, mode in changes:
+            tetra.set_mode(key, mode)
+
+
 class _Run:
     """One change of one host, with what is needed to undo it."""
 
@@ -180,22 +213,7 @@ class _Run:
         host.files.discard()
 
     def _load(self, policy: Wanted, path: str) -> None:
-        """Add one policy in monitor and wait until the agent lists it as enabled, whatever the call itself said."""
-        refusal = ""
-        try:
-            self.host.tetra.add(path, "monitor")
-        except TetraError as error:
-            refusal = str(error)
-        deadline = time.monotonic() + self.host.tetra.timeout
-        while True:
-            listed = {one.key: one for one in self.host.tetra.policies()}.get(policy.key)
-            if listed is not None and listed.state == "enabled":
-                return
-            if listed is None or listed.state != "loading":
-                raise _Step("policy {0}: {1}".format(policy.name, (listed and listed.error) or refusal or "the agent did not load it"))
-            if time.monotonic() > deadline:
-                raise _Step("policy {0}: still loading after {1} seconds".format(policy.name, self.host.tetra.timeout))
-            time.sleep(0.2)
+        load_policy(self.host.tetra, policy.key, path, "monitor")
 
     def _delete(self, key: Key) -> None:
         try:
@@ -206,13 +224,7 @@ class _Run:
 
     def _flip(self, changes: Sequence[Tuple[Key, str]]) -> None:
         """Set all modes from this one process through the pinned maps; by the client where the maps are out of reach."""
-        if not changes:
-            return
-        try:
-            bpf.set_modes([(self.host.pins.policy_conf(key), mode) for key, mode in changes])
-        except bpf.BpfError:
-            for key, mode in changes:
-                self.host.tetra.set_mode(key, mode)
+        set_modes([(self.host.pins, self.host.tetra, key, mode) for key, mode in changes])
 
     def _require(self) -> None:
         wrong = mismatches(self.wanted, self.host.tetra.policies())

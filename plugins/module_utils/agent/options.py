@@ -12,6 +12,7 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge imp
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import PolicySet
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import agent_pid, process_age
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Tetra
 
@@ -28,16 +29,35 @@ ARGUMENTS: Dict[str, Dict[str, Any]] = {
 }
 
 
+def effective(params: Mapping[str, Any]) -> Dict[str, Any]:
+    """These options, with the active slot's own for those that were left at their defaults, where the host has slots."""
+    layout = Layout()
+    active = layout.active()
+    if active is None:
+        return dict(params)
+    place = layout.slot(active)
+    of_slot = {
+        "tetra": place.tetra,
+        "server_address": place.server_address,
+        "policy_dir": place.policy_dir,
+        "bpf_dir": place.bpf_dir,
+        "run_dir": place.run_dir,
+    }
+    left = {name: value for name, value in of_slot.items() if params[name] == ARGUMENTS[name]["default"]}
+    return {**params, **left}
+
+
 def pid_file(params: Mapping[str, Any]) -> str:
     """The pid file of the agent that these options name."""
-    return os.path.join(params["run_dir"], "tetragon.pid")
+    return os.path.join(effective(params)["run_dir"], "tetragon.pid")
 
 
-def host(params: Mapping[str, Any]) -> Host:
+def host(given: Mapping[str, Any]) -> Host:
     """The host that a module's parameters describe."""
+    params = effective(given)
 
     def uptime() -> Optional[float]:
-        pid = agent_pid(pid_file(params))
+        pid = agent_pid(os.path.join(params["run_dir"], "tetragon.pid"))
         return process_age(pid) if pid else None
 
     return Host(

@@ -29,6 +29,23 @@ class State:
     policies: FrozenSet[Key] = frozenset()
 
 
+def write_json(path: str, document: object) -> None:
+    """Replace a file, so that it is whole and on disk after a power cut. Raises OSError, and then nothing is left of it."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    temporary = path + ".new"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(os.path.dirname(path))
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
 class StateFile:
     """``<directory>/policies.json``, replaced atomically."""
 
@@ -49,20 +66,7 @@ class StateFile:
 
     def write(self, state: State) -> None:
         policies = [{"namespace": namespace, "name": name} for namespace, name in sorted(state.policies)]
-        text = json.dumps({"bundle": state.bundle, "pending": state.pending, "policies": policies}, indent=2) + "\n"
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        temporary = self.path + ".new"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-            sync_directory(self.directory)
-        except OSError:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        write_json(self.path, {"bundle": state.bundle, "pending": state.pending, "policies": policies})
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1444,6 +1444,38 @@ kprobes:
 """,
     ),
     _rule(
+        "overridden-twice",
+        "warning",
+        WEAK,
+        "Two policies that override one function",
+        """Each policy keeps its verdicts in a map of its own. Where two deny one act, the program that was attached last refuses it, and
+        the other never takes its verdict back: the thread's next, harmless call is refused too. Verdicts on threads that are gone stay,
+        and a map with 32,768 of them denies nothing more. Measured: one wrong refusal after each such act, and 200 entries after 200
+        denied threads.""",
+        "measured, 1.7.0, Linux 6.1",
+        """
+options: [{name: disable-kprobe-multi, value: "1"}, {name: policy-mode, value: enforce}]
+kprobes:
+  - call: security_path_truncate
+    syscall: false
+    args: [{index: 0, type: path}]
+    selectors:
+      - matchArgs: [{index: 0, operator: Prefix, values: [/srv/]}]
+        matchActions: [{action: Override, argError: -1}]
+""",
+        """
+options: [{name: disable-kprobe-multi, value: "1"}, {name: policy-mode, value: monitor}]
+kprobes:
+  - call: security_path_truncate
+    syscall: false
+    args: [{index: 0, type: path}]
+    selectors:
+      - matchArgs: [{index: 0, operator: Prefix, values: [/srv/]}]
+        matchActions: [{action: Override, argError: -1}]
+""",
+        policies=2,
+    ),
+    _rule(
         "not-persistent",
         "warning",
         WEAK,

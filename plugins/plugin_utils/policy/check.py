@@ -22,6 +22,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits impo
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
 
 MAX_SHOWN = 3
 
@@ -98,7 +99,8 @@ def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
         raise refuse(
             "needs at least one case that must fire and one that must stay quiet", file=str(policy.directory / "cases" / "cases.yml")
         )
-    return [_run_case(policy, case, protected) for case in policy.cases]
+    prepared = [prepare(policy, case, protected) for case in policy.cases]
+    return [judge(one, one.document) for one in prepared]
 
 
 def _recorder(path: Path) -> Mapping[str, Any]:
@@ -113,7 +115,17 @@ def _recorder(path: Path) -> Mapping[str, Any]:
     raise Refused(problems)
 
 
-def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResult:
+@dataclass(frozen=True)
+class Prepared:
+    """One case ready to be judged: the policy rendered with the case's values, and the case's events."""
+
+    case: Case
+    document: Mapping[str, Any]
+    invocations: tuple[Invocation, ...]
+
+
+def prepare(policy: Policy, case: Case, protected: Sequence[str]) -> Prepared:
+    """Render a policy for one of its cases and read the case's events. Raises Refused when either is not sound."""
     file = policy.directory / "cases" / "cases.yml"
     values_document = documents.Document(str(file), {case.name: case.values}, {})
     problems = documents.validate(values_document, inputs.values_schema(policy.inputs), (case.name,))
@@ -122,20 +134,30 @@ def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResul
     form = case.form or policy.meta["forms"][0]
     document = render(policy, {**case.values}, form, protected).document("monitor")
     recorded_under = _recorder(case.recorder) if case.recorder else document
-    compiled = CompiledPolicy(document)
+    return Prepared(case, document, tuple(corpus.read(case.events, recorded_under, case.executables, case.at_hook)))
+
+
+def judge(prepared: Prepared, document: Mapping[str, Any]) -> CaseResult:
+    """How a case goes under ``document``, which may be the case's own rendering or one with a bug in it."""
+    case, compiled = prepared.case, CompiledPolicy(document)
     counts = {True: 0, False: 0, None: 0}
     failures = []
-    for invocation in corpus.read(case.events, recorded_under, case.executables, case.at_hook):
+    for invocation in prepared.invocations:
         verdicts = compiled.evaluate(invocation)
         answers = {verdict.fires.value for verdict in verdicts} or {False}
         answer = True if True in answers else None if None in answers else False
         counts[answer] += 1
+        place = f"{invocation.source[0]}:{invocation.source[1]}: {invocation.hook} by {invocation.process.binary or '?'}"
         if answer is not case.must_fire:
             why = "; ".join(sorted({reason for verdict in verdicts for reason in verdict.fires.reasons}))
             said = {True: "fires", False: "stays quiet", None: f"cannot be decided: {why}"}[answer]
-            place = f"{invocation.source[0]}:{invocation.source[1]}"
-            failures.append(f"{place}: {invocation.hook} by {invocation.process.binary or '?'}: {said}")
-    if not sum(counts.values()):
+            failures.append(f"{place}: {said}")
+        elif case.actions and answer:
+            taken = {outcome.actions for verdict in verdicts if verdict.fires.value for outcome in verdict.outcomes}
+            if taken != {case.actions}:
+                shown = " or ".join(sorted(", ".join(actions) for actions in taken))
+                failures.append(f"{place}: fires with {shown}; needed: {', '.join(case.actions)}")
+    if not prepared.invocations:
         failures.append(f"{case.events}: holds no event of a hook")
     if len(failures) > MAX_SHOWN:
         failures = [*failures[:MAX_SHOWN], f"and {len(failures) - MAX_SHOWN} more"]

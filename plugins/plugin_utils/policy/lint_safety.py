@@ -359,13 +359,17 @@ def _architecture_name(context: Context) -> Found:
 
 
 def shared(policies: Sequence[Mapping[str, Any]], kernel: Kernel) -> Iterator[tuple[str, str]]:
-    """Rule and message of every ceiling that all policies of one host break together, each as its rendered document."""
+    """Rule and message of all that the policies of one host break together, each as its rendered document."""
     trampolines: Counter[str] = Counter()
+    overriding: dict[str, list[str]] = {}
     followers = workload = limited = 0
     for document in policies:
         spec = document["spec"]
+        enforces = {"name": "policy-mode", "value": "enforce"} in spec.get("options", ())
         for hook in hook_entries(spec):
             overridden = hook.is_security and any(name == "Override" for _unused, name in hook.actions())
+            if overridden and enforces:
+                overriding.setdefault(hook.name, []).append(document["metadata"]["name"])
             if hook.section in ("lsmhooks", "fentries") or overridden:
                 trampolines[hook.name if hook.section != "lsmhooks" else f"bpf_lsm_{hook.name}"] += 1
             followers += sum(bool(one.get("followChildren")) for s in hook.selectors for one in s.get("matchBinaries", ()))
@@ -378,6 +382,12 @@ def shared(policies: Sequence[Mapping[str, Any]], kernel: Kernel) -> Iterator[tu
         yield ("ceiling", f"{workload} policies select workloads; the agent takes {MAX_WORKLOAD_POLICIES}")
     if followers > MAX_FOLLOW_CHILDREN:
         yield ("ceiling", f"{followers} selectors use followChildren; the agent takes {MAX_FOLLOW_CHILDREN}")
+    for function, names in sorted(overriding.items()):
+        if len(names) > 1:
+            yield (
+                "overridden-twice",
+                f"{' and '.join(names)} enforce by Override on {function}: see to it that no act meets two of them, or let one monitor",
+            )
     memory = len(policies) * _PER_CPU * (kernel.cpus or 0) + limited * _RATE_LIMIT
     if memory > _MEMORY:
         on = f" on {kernel.cpus} CPUs" if kernel.cpus else ""

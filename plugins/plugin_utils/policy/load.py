@@ -77,6 +77,7 @@ CASES_SCHEMA: Mapping[str, Any] = {
             "origin": {"enum": ["recorded", "written"]},
             "events": {"type": "string", "pattern": r"^[^/]+\.jsonl(\.gz)?$", "description": "a .jsonl or .jsonl.gz file in cases/"},
             "must": {"enum": ["fire", "stay-quiet"]},
+            "actions": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
             "recorder": {"type": "string", "pattern": r"^[^/]+\.ya?ml$", "description": "a TracingPolicy file in cases/"},
             "form": {"enum": list(FORMS)},
             "values": {"type": "object"},
@@ -94,7 +95,8 @@ class Case:
     ``origin`` says whether a real agent recorded the events or a person wrote them. ``recorder`` is the
     TracingPolicy under which they were recorded (None: the policy itself). ``executables`` maps a process's
     exec name to the file that was executed, where the two differ; None says that nobody knows. ``at_hook`` vouches
-    that each process was in the namespaces that the event shows when it hit the hook.
+    that each process was in the namespaces that the event shows when it hit the hook. ``actions`` are those that every
+    event must meet, in order; empty: any.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Case:
     values: Mapping[str, Any]
     executables: Mapping[str, str] | None
     at_hook: bool
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Policy:
             for key in ("events", "recorder"):
                 if key in raw and not (here / raw[key]).is_file():
                     problems.append(document.problem((index, key), f"no such file: {here / raw[key]}"))
+            if "actions" in raw and raw["must"] != "fire":
+                problems.append(document.problem((index, "actions"), "is of use only where the case must fire: take it out"))
             cases.append(
                 Case(
                     name=raw["name"],
@@ -160,6 +165,7 @@ class Policy:
                     values=raw.get("values", {}),
                     executables=raw.get("executables"),
                     at_hook=raw.get("at_hook", False),
+                    actions=tuple(raw.get("actions", ())),
                 )
             )
         if problems:

@@ -13,9 +13,10 @@ import os
 import socket
 from typing import Any
 
-RUN_DIR = "/var/run/tetragon"
+# A laboratory without mount namespaces gives each agent a run directory of its own by a variable.
+RUN_DIR = os.environ.get("STANDIN_RUN_DIR", "/var/run/tetragon")
 DEFAULT_ADDRESS = "localhost:54321"
-VERSION = "1.7.0"
+VERSION = os.environ.get("STANDIN_VERSION", "1.7.0")
 # In the order in which the agent prints them; values of Debian's kernel 6.1.
 PROBES = {
     "override_return": False,

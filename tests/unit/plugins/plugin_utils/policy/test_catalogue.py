@@ -37,7 +37,7 @@ from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples
 
 RULES = [pytest.param(rule, id=rule.id) for rule in CATALOGUE.values()]
 # Rules about a file, or about all policies of a host together; no check looks at one policy for them.
-BESIDE = {"second-document", "memory"}
+BESIDE = {"second-document", "memory", "overridden-twice"}
 
 
 def document(rule: Rule, spec: Any) -> dict[str, Any]:

@@ -702,3 +702,26 @@ def test_together_policies_may_be_too_many(policies: Sequence[Spec], message: st
 )
 def test_together_policies_may_be_as_many(policies: Sequence[Spec]) -> None:
     assert lint_set(policies) == []
+
+
+def overriding(name: str, mode: str = "enforce", call: str = "security_file_open", action: str = "Override") -> Spec:
+    options = [{"name": "policy-mode", "value": mode}]
+    return {"metadata": {"name": name}, "spec": kprobes(kprobe(selector(action), call=call), options=options)}
+
+
+def test_policies_that_override_the_same_function_are_named() -> None:
+    (found,) = lint_set([overriding("one"), overriding("two"), overriding("three", call="security_file_permission")])
+    assert (found.rule, found.severity) == ("overridden-twice", "warning")
+    assert found.message.startswith("one and two enforce by Override on security_file_open")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(overriding("two", mode="monitor"), id="one only monitors"),
+        pytest.param(overriding("two", call="security_file_permission"), id="another function"),
+        pytest.param(overriding("two", action="Sigkill"), id="another action"),
+    ],
+)
+def test_policies_that_leave_each_other_alone_are_not_named(other: Spec) -> None:
+    assert lint_set([overriding("one"), other]) == []

@@ -321,3 +321,10 @@ def test_the_digest_changes_with_the_macros(tree: PolicyTree) -> None:
     before = tree.policy().digest
     tree.add_macros("scope.j2", "{# changed #}")
     assert tree.policy().digest != before
+
+
+def test_actions_stand_only_where_a_case_must_fire(tree: PolicyTree) -> None:
+    tree.add(cases=CASES.replace("must: stay-quiet", "must: stay-quiet\n  actions: [Post]"))
+    (problem,) = refused(lambda: tree.policy().cases)
+    assert (problem.line, problem.path) == (9, "[1].actions")
+    assert "only where the case must fire" in problem.message

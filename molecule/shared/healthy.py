@@ -1,7 +1,7 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What must be true of a host whose agent was given up and brought up again, read by other means than the role's."""
+"""What must be true of a host whose agent runs as it is to, read by other means than the role's."""
 
 from __future__ import annotations
 

@@ -1,0 +1,190 @@
+#!/usr/bin/python
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Hand over from the running agent to the wanted one."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: agent
+short_description: Hand over from a running Tetragon agent to another version or configuration
+version_added: 0.2.0
+author:
+  - Apiary contributors (@apiary)
+description:
+  - Brings the wanted agent up in the free slot, beside the running one, loads the same policies into it, lets it take over in one
+    step, makes it the one that boots, and only then stops the old one and removes its pins. Upgrade, downgrade and change of
+    configuration are the same to it.
+  - Nothing forbidden is allowed meanwhile. On any failure before the take-over the old agent is in charge as before.
+  - A run that was interrupted, even by a power cut, is finished or undone first.
+  - With O(adopt), an agent that a package or upstream's installer put on the host is taken over in the same way. Its policies
+    are kept; its configuration is moved to C(/var/lib/apiary/adopted).
+options:
+  version:
+    description:
+      - A version that is on the host (see M(apiary.tetragon.release)).
+    type: str
+    required: true
+  options:
+    description:
+      - Options of the agent beside those that the collection sets.
+    type: dict
+    default: {}
+  adopt:
+    description:
+      - Take over an agent that somebody else installed.
+    type: bool
+    default: false
+  drop_loaded_by_hand:
+    description:
+      - Go on although policies that were loaded by hand, without a file, will be gone with the old agent.
+    type: bool
+    default: false
+  before:
+    description:
+      - Units that start only when the agent is ready.
+    type: list
+    elements: str
+    default: []
+  memory_max:
+    description:
+      - The unit's limit of memory; empty for none.
+    type: str
+    default: 2G
+  cpu_quota:
+    description:
+      - The unit's share of one CPU, such as V(50%); empty for no limit.
+    type: str
+    default: ''
+  restart_seconds:
+    description:
+      - Seconds between the end of an agent and its next start.
+    type: int
+    default: 5
+  start_limit:
+    description:
+      - Starts within an hour after which the unit is given up and an alarm is raised.
+    type: int
+    default: 10
+  start_timeout:
+    description:
+      - Seconds within which the agent must be ready.
+    type: int
+    default: 900
+  timeout:
+    description:
+      - Seconds that one call of the client may take.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+    details:
+      - Says what would be done, and why.
+  diff_mode:
+    description: Returns details on what has changed when in diff mode.
+    support: full
+seealso:
+  - module: apiary.tetragon.install
+  - module: apiary.tetragon.release
+"""
+
+EXAMPLES = r"""
+- name: Hand over to the next version
+  apiary.tetragon.agent:
+    version: 1.7.1
+
+- name: Take over what upstream's installer put here
+  apiary.tetragon.agent:
+    version: 1.7.1
+    adopt: true
+"""
+
+RETURN = r"""
+slot:
+  description: The slot in charge.
+  returned: success
+  type: str
+  sample: b
+reasons:
+  description: Why the agent had to change; empty when it is as wanted.
+  returned: success
+  type: list
+  elements: str
+  sample: ["version: 1.7.0 -> 1.7.1"]
+actions:
+  description: The steps that were taken or, in check mode, would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [clean b, start b, load b, write b, flip b, point b, retire a, prove b]
+restored:
+  description: Whether the former agent is in charge as before.
+  returned: failure
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import Agent, Handover, HandoverError, Systemd
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import ReleaseError, exact_version
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import Busy
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import Limits
+
+
+def _lines(values: dict) -> str:
+    return "".join(
+        value if name == "unit" and "\n" in value else "{0}: {1}\n".format(name, value) for name, value in sorted(values.items())
+    )
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "str", "required": True},
+            "options": {"type": "dict", "default": {}},
+            "adopt": {"type": "bool", "default": False},
+            "drop_loaded_by_hand": {"type": "bool", "default": False},
+            "before": {"type": "list", "elements": "str", "default": []},
+            "memory_max": {"type": "str", "default": "2G"},
+            "cpu_quota": {"type": "str", "default": ""},
+            "restart_seconds": {"type": "int", "default": 5},
+            "start_limit": {"type": "int", "default": 10},
+            "start_timeout": {"type": "int", "default": 900},
+            "timeout": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    limits = {name: params[name] for name in ("before", "memory_max", "cpu_quota", "restart_seconds", "start_limit", "start_timeout")}
+    try:
+        version = exact_version(params["version"])
+        wrong = flags.problems(version, params["options"])
+        if wrong:
+            module.fail_json(msg="; ".join(wrong), restored=True)
+        options = {name: flags.text_of(value) for name, value in params["options"].items()}
+        run = Handover(
+            Layout(), Systemd(params["start_timeout"] + 120), params["timeout"], drop_loaded_by_hand=params["drop_loaded_by_hand"]
+        )
+        result = run.execute(Agent(version, options, Limits(**limits)), params["adopt"], module.check_mode)
+    except HandoverError as error:
+        module.fail_json(msg=str(error), restored=error.restored)
+    except (Busy, ReleaseError) as error:
+        module.fail_json(msg=str(error), restored=True)
+    for warning in result.warnings:
+        module.warn(warning)
+    module.exit_json(
+        changed=result.changed,
+        slot=result.slot,
+        reasons=result.reasons,
+        actions=result.actions,
+        diff={"before_header": "agent", "after_header": "agent", "before": _lines(result.before), "after": _lines(result.after)},
+    )
+
+
+if __name__ == "__main__":
+    main()
