@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter, gt, itemgetter
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Outcome, Verdict
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
@@ -828,7 +829,11 @@ def _parts(
             for number, future in enumerate(futures):
                 while wait([future], _PATIENCE).not_done:
                     told(_progress(futures, done.value, total))
-                part = future.result()
+                try:
+                    part = future.result()
+                except BrokenProcessPool:
+                    message = "a process of the replay ended before its time, perhaps for lack of memory: try fewer workers"
+                    raise refuse(message, file=str(job.recordings[number].path)) from None
                 if entry is not None:
                     for one in _spooled(spool / str(number)):
                         entry(one)
