@@ -446,7 +446,7 @@ class _Entry:
     def compiled(
         self, hook: Hook, index: int, where: Filter | None, via: Equivalence | None, refused: str, doubt: str = ""
     ) -> CompiledHook:
-        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via)
+        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via, self._lists)
         selectors = tuple(self._selector(place, selector, reader) for place, selector in enumerate(self._selectors))
         return CompiledHook(hook, index, where, selectors, self._returns, self._section, self._mode, via, refused, doubt, self._caveats())
 
