@@ -29,8 +29,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.replay import reference
 
 Strategy = st.SearchStrategy[Any]
-EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-POLICIES = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+POLICIES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 # --- values of each type, and filters on it -------------------------------------------------------------------------
 
