@@ -9,8 +9,8 @@ import json
 
 
 def check(host):
-    unit = host.check_output("systemctl show -P ActiveState,Result apiary-tetragon-a.service").splitlines()
-    assert unit == ["active", "success"]
+    unit = host.check_output("systemctl show -p ActiveState,Result apiary-tetragon-a.service").splitlines()
+    assert sorted(unit) == ["ActiveState=active", "Result=success"]
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
     assert not host.file("/var/lib/apiary/alarm-a.json").exists
     assert host.check_output("ls -d /sys/fs/bpf/*apiary*") == "/sys/fs/bpf/apiary-a"

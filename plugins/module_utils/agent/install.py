@@ -114,7 +114,8 @@ class _Run:
             self._start(files, stale, strays)
         except (InstallError, TetraError, OSError) as error:
             self._undo(files, stale, former)
-            raise InstallError("{0}{1}; the host is as before".format(error, self._reason())) from None
+            apart = ", but for what was set aside: {0}".format(", ".join(aside)) if aside else ""
+            raise InstallError("{0}{1}; the host is as before{2}".format(error, self._reason(), apart)) from None
         self._link(result, False)
         return result
 
