@@ -433,6 +433,7 @@ def test_r2_3_5_behind_2047_bytes_other_bytes_are_compared() -> None:
     document = policy(comparing("Equal", "1", index=1), types="string int")
     assert fires(document, call("x" * 2000, 1, types="string int")) is True
     assert "2047" in why(document, call("x" * 3000, 1, types="string int"))
+    assert fires(document, call(ReadError("Bad address"), 1, types="string int")) is True
     assert "2047" in why(document, Invocation(HOOKS["kprobes"], Process("/x"), (Argument(Declared(1, "int"), 1),)))
 
 
@@ -1141,7 +1142,7 @@ def test_r5_7_every_equivalence_names_its_source() -> None:
         assert all(one.source and one.wanted == hook and one.recorded != hook for one in found)
 
 
-@pytest.mark.parametrize("name", ["mmap_file", "inode_permission", "path_unlink", "sk_alloc"])
+@pytest.mark.parametrize("name", ["mmap_file", "inode_follow_link", "path_unlink", "sk_alloc"])
 def test_r5_7_hooks_whose_arguments_differ_are_left_out(name: str) -> None:
     assert equivalences.equivalents(Hook("lsm", name)) == ()
     assert equivalences.equivalents(Hook("kprobe", f"security_{name}")) == ()
