@@ -353,14 +353,14 @@ def _mode(spec: Mapping[str, Any], override: str | None) -> str:
     actions = (one["action"] for raw in raws for selector in raw.get("selectors") or () for one in selector.get("matchActions") or ())
     if not ENFORCING & set(actions):
         return "monitor_only"
-    options = {one["name"]: one["value"] for one in spec.get("options") or ()}
-    return override or str(options.get("policy-mode", "enforce"))
+    options = {one["name"]: one.get("value", "") for one in spec.get("options") or ()}
+    return override or str(options.get("policy-mode") or "enforce")
 
 
 def _collisions(spec: Mapping[str, Any], target: Target) -> str:
     """R1.13: under kprobe-multi the hooks of a policy write their values into the same maps, and the last one wins."""
     raws = spec.get("kprobes") or ()
-    options = {one["name"]: str(one["value"]).lower() for one in spec.get("options") or ()}
+    options = {one["name"]: str(one.get("value", "")).lower() for one in spec.get("options") or ()}
     if KPROBE_MULTI not in target.features or len(raws) < 2 or options.get("disable-kprobe-multi") in ("1", "true"):
         return ""
     macros = spec.get("selectorsMacros") or {}
