@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -332,7 +333,7 @@ class CompiledPolicy:
         """The hook entries of this policy that a call recorded at ``hook`` reaches."""
         found = self._reached.get(hook)
         if found is None:
-            generated = [one for pattern, one in self._generated if hook.kind == "kprobe" and fnmatch.fnmatchcase(hook.name, pattern)]
+            generated = [one for pattern, one in self._generated if hook.kind == "kprobe" and _fits(pattern, hook.name)]
             found = self._reached[hook] = (*self.hooks.get(hook, ()), *generated)
         return found
 
@@ -446,7 +447,7 @@ class _Entry:
     def compiled(
         self, hook: Hook, index: int, where: Filter | None, via: Equivalence | None, refused: str, doubt: str = ""
     ) -> CompiledHook:
-        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via)
+        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via, self._lists)
         selectors = tuple(self._selector(place, selector, reader) for place, selector in enumerate(self._selectors))
         return CompiledHook(hook, index, where, selectors, self._returns, self._section, self._mode, via, refused, doubt, self._caveats())
 
@@ -550,10 +551,18 @@ def _generated(kind: str, raw: Mapping[str, Any], lists: Mapping[str, Mapping[st
     call = str(raw.get("call", "")) if kind == "kprobe" else ""
     listing = lists.get(call.removeprefix("list:"), {}) if call.startswith("list:") else {}
     if listing.get("type") == "generated_syscalls":
-        return [("sys_*", "")]
+        return [("^sys_", "")]
     if listing.get("type") == "generated_ftrace":
-        return [(str(listing.get("pattern", "*")), "which functions the list holds is decided on the machine")]
+        return [(str(listing.get("pattern", "")), "which functions the list holds is decided on the machine")]
     return []
+
+
+def _fits(pattern: str, function: str) -> bool:
+    """Whether a function may be in a list made by this pattern: the agent's own examples write expressions, its docs globs."""
+    try:
+        return bool(re.search(pattern, function)) or fnmatch.fnmatchcase(function, pattern)
+    except re.error:
+        return fnmatch.fnmatchcase(function, pattern)
 
 
 def _conjunction(parts: Sequence[Filter]) -> Predicate:
