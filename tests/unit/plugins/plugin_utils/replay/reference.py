@@ -243,7 +243,7 @@ def matches_arguments(selector: Mapping[str, Any], hook: Mapping[str, Any], call
         recorded = {one.declared.index: one.value for one in call.args}
         value = recorded.get(entry["index"])
         for before in hook["args"][: hook["args"].index(declared)]:
-            if before["type"] in (*TEXTS, *PATHS) and not isinstance(recorded.get(before["index"]), str | FilePath):
+            if before["type"] in (*TEXTS, *PATHS) and not isinstance(recorded.get(before["index"]), str | FilePath | ReadError):
                 value = None  # R2.3.5: how long it was is not known, so neither is what the agent compares
         answer = both(answer, compare(entry["operator"], entry["values"], declared["type"], value))
     return answer
