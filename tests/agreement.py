@@ -49,7 +49,7 @@ class Row:
     limited: bool
 
     def count(self, answer: bool | None) -> int:
-        return sum(verdict.fires.value is answer for _, verdict in self.verdicts)
+        return sum(verdict.fires.value is answer for _unused, verdict in self.verdicts)
 
     @property
     def decided(self) -> float:
@@ -90,7 +90,7 @@ def compare(directory: Path, name: str, named: bool = True) -> Row:
     compiled = CompiledPolicy(policy, recorded=frozenset(calls))
     hooks = {hook for section, kind in SECTIONS.items() for raw in policy["spec"].get(section, ()) for hook in identities(kind, raw, {})}
     verdicts = tuple((call, one) for hook in compiled.hooks for call in calls.get(hook, ()) for one in compiled.evaluate(call))
-    known = {call.process.exec_id for call, _ in verdicts}
+    known = {call.process.exec_id for call, _unused in verdicts}
     emitted: Counter[str] = Counter()
     for event in events(iter([directory / "narrow" / f"{name}.expected.jsonl.gz"])):
         kind = next((one for one in EVENT_KINDS if one in event), None)
@@ -98,7 +98,7 @@ def compare(directory: Path, name: str, named: bool = True) -> Row:
             emitted[event[kind]["process"]["exec_id"]] += 1
     fired = Counter(call.process.exec_id for call, verdict in verdicts if verdict.fires.value is True)
     maybe = Counter(call.process.exec_id for call, verdict in verdicts if verdict.fires.value is None)
-    limited = any(outcome.rate_limited for _, verdict in verdicts for outcome in verdict.outcomes)
+    limited = any(outcome.rate_limited for _unused, verdict in verdicts for outcome in verdict.outcomes)
     wrong = tuple(one for one in sorted(known) if not (0 if limited else fired[one]) <= emitted[one] <= fired[one] + maybe[one])
     return Row(name, verdicts, emitted, wrong, limited)
 

@@ -48,7 +48,7 @@ def main() -> None:
         after = order.index(having[-1]) + 1
         gone = order[after] if after < len(order) else "-"
         lines.append(f"{name} {found[having[-1]][name]} {having[0]} {gone}\n")
-    head = HEAD.format(sources=", ".join(ref for _, ref in minors), first=order[0], last=order[-1])
+    head = HEAD.format(sources=", ".join(ref for _unused, ref in minors), first=order[0], last=order[-1])
     TABLE.write_text(head + "".join(lines) + '"""\n', encoding="utf-8")
 
 

@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _order(version: str) -> tuple[list[int], bool, str]:
-    numbers, _, pre = version.partition("-")
+    numbers, _unused, pre = version.partition("-")
     return [int(one) for one in numbers.split(".")], not pre, pre
 
 

@@ -20,12 +20,17 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import DEFAULT_PROTECTED
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, words
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_files, told_more
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, required
+
+try:
+    with required():
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, words
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_files, told_more
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
+except Refused as error:
+    raise failure(error) from None
 
 LIBRARY = Path(__file__).parents[2] / "policies"
 _PAUSE = 2.0
@@ -119,5 +124,5 @@ class _Progress:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + _PAUSE
             share = progress.bytes_done / progress.bytes if progress.bytes else 1.0
-            bar = "#" * int(share * 30)
-            say(f"  [{bar:<30}] {share:4.0%}  {progress.files_done} of {progress.files} files")
+            filled = "#" * int(share * 30)
+            say(f"  [{filled:<30}] {share:4.0%}  {progress.files_done} of {progress.files} files")

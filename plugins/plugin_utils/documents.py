@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse, required
 
 Path_ = tuple[str | int, ...]
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -132,10 +132,8 @@ def _checker() -> tuple[Any, Any]:
 
     ``$`` in a pattern is the very end of a text, as in ECMA-262, where Python's would let a newline follow.
     """
-    try:
+    with required():
         import jsonschema
-    except ImportError:
-        raise refuse("the Python package jsonschema is missing on the controller: pip install jsonschema") from None
     plain = jsonschema.Draft202012Validator
     extend: Any = jsonschema.validators.extend
     types = plain.TYPE_CHECKER.redefine("integer", _is_integer).redefine("number", _is_number)

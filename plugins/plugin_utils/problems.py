@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -34,3 +35,14 @@ class Refused(Exception):
 def refuse(message: str, *, file: str = "", line: int = 0, path: str = "") -> Refused:
     """A refusal with a single problem."""
     return Refused([Problem(file, line, path, message)])
+
+
+@contextlib.contextmanager
+def required() -> Iterator[None]:
+    """Around imports that need a package of ``requirements.txt``: a missing one is named. Raises Refused."""
+    try:
+        yield
+    except ImportError as error:
+        raise refuse(
+            f"the Python package {error.name} is missing on the controller: pip install what the collection's requirements.txt lists"
+        ) from None

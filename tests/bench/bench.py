@@ -194,7 +194,7 @@ class Bench:
         files = sorted(place.iterdir())
         small = self.directory / "small"
         self._replay_part("make", small, 1, 5000)
-        cold = min(self._replay_part("run", 1, *small.iterdir())["cpu"] for _ in range(REPEATS))
+        cold = min(self._replay_part("run", 1, *small.iterdir())["cpu"] for _unused in range(REPEATS))
         rates = self._replay_part("compare", place)
         few, one, two = (
             self._replay_part("run", workers, *some) for workers, some in ((1, files[: len(files) // 4]), (1, files), (2, files))

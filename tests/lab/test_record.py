@@ -110,7 +110,7 @@ def test_a_recording_ends_when_it_is_told_to(host: LabHost, start: Start) -> Non
 def test_a_recording_ends_at_its_limits(limit: dict[str, int], why: str, host: LabHost, start: Start) -> None:
     job = start(**limit)
     time.sleep(0.3)
-    for _ in range(20):
+    for _unused in range(20):
         host.kernel.act("write", "/etc/app.conf")
     result = ended(job)
     assert why in result["ended"]

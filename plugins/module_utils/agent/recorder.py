@@ -220,17 +220,19 @@ def _read(job: Job, told: int, stopped: List[str], result: Dict[str, Any]) -> No
     names = ",".join(job.policies)
     command = [*job.tetra.command(int(limits.seconds + _REMOVE_SECONDS)), "getevents", "-o", "json", "--policy-names", names]
     stream = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert stream.stdout is not None
-    os.set_blocking(stream.stdout.fileno(), False)
+    output = stream.stdout
+    if output is None:
+        raise ValueError("tetra getevents has no output to read")
+    os.set_blocking(output.fileno(), False)
     rest = b""
     try:
         with gzip.open(job.path(EVENTS), "wb", compresslevel=6) as out, selectors.DefaultSelector() as selector:
-            selector.register(stream.stdout, selectors.EVENT_READ)
+            selector.register(output, selectors.EVENT_READ)
             _tell(told, "ready")
             while "ended" not in result:
                 ended = stream.poll() is not None
                 if selector.select(_TICK):
-                    piece = stream.stdout.read(1 << 20) or b""
+                    piece = output.read(1 << 20) or b""
                     lines = (rest + piece).split(b"\n")
                     rest = lines.pop()
                     for line in lines:

@@ -19,8 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES, Rendered, render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import SUPPORTED, Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits, traits
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse, required
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
 
@@ -134,6 +133,9 @@ def prepare(policy: Policy, case: Case, protected: Sequence[str]) -> Prepared:
     form = case.form or policy.meta["forms"][0]
     document = render(policy, {**case.values}, form, protected).document("monitor")
     recorded_under = _recorder(case.recorder) if case.recorder else document
+    with required():  # reading recordings needs packages that nothing else needs
+        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
+
     return Prepared(case, document, tuple(corpus.read(case.events, recorded_under, case.executables, case.at_hook)))
 
 

@@ -479,7 +479,8 @@ def _mapped_addresses(context: Context) -> Found:
         covered = {net for net in networks if net.version == 6 and net.prefixlen >= 96}
         missing = next((net for net in networks if net.version == 4 and not any(mapped in covered for mapped in _mapped(net))), None)
         if missing is not None:
-            yield one.path, f"{missing} is not compared with IPv4 traffic of IPv6 sockets: list {next(_mapped(missing))} too"
+            narrowest, *_wider = _mapped(missing)
+            yield one.path, f"{missing} is not compared with IPv4 traffic of IPv6 sockets: list {narrowest} too"
 
 
 def _mapped(net: Any) -> Iterator[Any]:

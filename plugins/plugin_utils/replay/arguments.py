@@ -143,7 +143,7 @@ class Reader:
             missing = [name for name, number in found if number is None]
             if missing:
                 raise filters.Unsupported(f"the number of {', '.join(missing)} is not known")
-            numbers += [str(number) for _, number in found]
+            numbers += [str(number) for _unused, number in found]
         return numbers
 
     def _over_several(self, key: str, raw: Mapping[str, Any]) -> Filter:
@@ -191,7 +191,7 @@ class Reader:
         listed = self._data if of_data else self._args
         before = [(self._sought(one), False) for one in (self._args if of_data else ())]
         before += [(self._sought(one), of_data) for one in listed[: listed.index(wanted)]]
-        if sum(layout.most_bytes(one.type) for one, _ in before) <= layout.MAX_ARGUMENT_OFFSET:
+        if sum(layout.most_bytes(one.type) for one, _unused in before) <= layout.MAX_ARGUMENT_OFFSET:
             before = []
 
         def read(invocation: Invocation) -> Value | Truth:

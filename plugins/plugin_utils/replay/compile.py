@@ -426,8 +426,8 @@ class _Entry:
         self._raw, self._section, self._target, self._mode = raw, section, target, mode
         self._lists = lists
         both = [_expanded(plain, spec.get("selectorsMacros") or {}) for plain in raw.get("selectors") or ()]
-        self._selectors = [selector for selector, _ in both]
-        self._problems = [problem for _, problem in both if problem]
+        self._selectors = [selector for selector, _unused in both]
+        self._problems = [problem for _unused, problem in both if problem]
         context = _context(raw, section, lists)
         self._args, self._data = declared(raw.get("args") or (), context), declared(raw.get("data") or (), context)
         copies = any(one.read == "returnCopy" for one in self._args)
@@ -560,7 +560,7 @@ def identities(kind: str, raw: Mapping[str, Any], lists: Mapping[str, Mapping[st
 
 def _listed(value: str) -> str:
     """A function of a list, whose values may name an ABI: ``i386/sys_x`` is another function than ``sys_x`` (R5.1)."""
-    abi, _, name = value.rpartition("/")
+    abi, _unused, name = value.rpartition("/")
     return f"__ia32_{name}" if abi == "i386" else hook_name(name)
 
 

@@ -162,7 +162,7 @@ class History:
         place = bisect_left(checks, (seen.executed or 0, "", "")) - 1
         if place < 0:
             return None
-        _, by, path = checks[place]
+        _unused, by, path = checks[place]
         forked = self._seen.get(by)
         return path if by == seen.parent or (forked is not None and forked.parent == seen.parent and forked.executed is None) else None
 
@@ -190,7 +190,7 @@ class History:
 
     def _pids(self, exec_id: str) -> tuple[int, ...] | None:
         pids = [self._seen[exec_id].pid]
-        for _, seen in self._lineage(exec_id):
+        for _unused, seen in self._lineage(exec_id):
             if seen is None:
                 return None
             if seen.pid != pids[-1]:
@@ -264,5 +264,5 @@ def nanoseconds(time: str) -> int:
     """A time of the export, which drops zeros at the end, in nanoseconds; 0 when there is none. Raises ValueError."""
     if not time:
         return 0
-    whole, _, rest = time.rstrip("Z").partition(".")
+    whole, _unused, rest = time.rstrip("Z").partition(".")
     return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 1_000_000_000 + int(rest.ljust(9, "0")[:9] or 0)

@@ -165,7 +165,7 @@ def _pids(raw: Mapping[str, Any]) -> Filter:
     def own(process: Process) -> int | None:
         if not inside or process.namespace_pid is not None:
             return process.namespace_pid if inside else process.pid
-        _, on_host = process.namespaces.get("pid", (0, False))
+        _unused, on_host = process.namespaces.get("pid", (0, False))
         return 0 if on_host and (process.executed or process.current or process.current_namespaces) else None  # R2.1.1
 
     def evaluate(invocation: Invocation) -> Truth:

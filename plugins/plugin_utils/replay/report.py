@@ -57,7 +57,7 @@ class Entries:
 def as_entry(entry: Entry) -> dict[str, Any]:
     """One event that fires or is undecided. ``selector`` and ``action`` are null where several are possible."""
     outcomes = entry.said.outcomes
-    kind, _, hook = entry.said.hook.partition(" ")
+    kind, _unused, hook = entry.said.hook.partition(" ")
     posting = [one for one in outcomes if one.posts]
     selectors = {one.selector for one in posting}
     actions = {one.actions for one in posting}

@@ -366,7 +366,11 @@ class _Table:
                 self._plans.clear()
             self._plans[process_key] = _Plan(tuple(settled), tuple(left))
         judged.sort(key=itemgetter(0))
-        return _Answer(self, tuple((number, state) for number, state, _ in judged), tuple(one for _, _, said in judged for one in said))
+        return _Answer(
+            self,
+            tuple((number, state) for number, state, _unused in judged),
+            tuple(one for _unused, _unused, said in judged for one in said),
+        )
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
         """The values of what policies read of a process; for those that cannot be hashed, the JSON that they come from."""
@@ -811,7 +815,7 @@ def _parts(
 ) -> Iterator[_Part]:
     """What each file came to, in the order of the recordings; the entries of a file go before its part."""
     sizes = [one.path.stat().st_size for one in job.recordings]
-    total, told, finished = sum(sizes), progress or (lambda _: None), 0
+    total, told, finished = sum(sizes), progress or (lambda _unused: None), 0
     told(Progress(0, len(sizes), 0, total))
     if workers <= 1:
         reader = _Reader(job.policies)

@@ -126,7 +126,7 @@ _PREFIXES = {"__x64_sys_": "x64", "__ia32_sys_": "i386", "sys_": "x64"}
 
 def number(value: str) -> int | None:
     """What a value of a list of system calls stands for on x86-64: ``sys_x``, ``i386/sys_x``, ``__ia32_sys_x``; None when unknown."""
-    abi, _, name = value.rpartition("/")
+    abi, _unused, name = value.rpartition("/")
     for prefix, own in _PREFIXES.items():
         if name.startswith(prefix):
             return _BY_ABI.get(abi or own, {}).get(name.removeprefix(prefix))

@@ -108,7 +108,7 @@ class Manager:
     def listing(self) -> dict[str, Any]:
         """ListTracingPolicies as protojson: whatever is zero or empty is left out, the order is not kept."""
         shown = [self._status(entry) for entry in list(self._entries.values())]
-        return {"policies": sorted(shown, key=lambda _: os.urandom(2))} if shown else {}
+        return {"policies": sorted(shown, key=lambda _unused: os.urandom(2))} if shown else {}
 
     def states(self) -> dict[str, int]:
         """Number of policies per state, as the metric tracingpolicy_loaded counts them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse, required
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,8 @@ def test_a_refusal_carries_every_problem_and_shows_one_a_line() -> None:
 
 def test_refuse_makes_a_refusal_with_a_single_problem() -> None:
     assert refuse("is gone", file="x.yml", line=4, path="a.b").problems == (Problem("x.yml", 4, "a.b", "is gone"),)
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    with pytest.raises(Refused, match=r"package no_such_package_here is missing on the controller"), required():
+        import no_such_package_here  # noqa: F401

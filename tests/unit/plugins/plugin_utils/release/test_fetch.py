@@ -121,7 +121,7 @@ def test_a_release_is_fetched_once(site, tarball, cache):
 def test_many_who_want_it_at_once_fetch_it_once(site, tarball, cache):
     site.files[RELEASE.file] = tarball.read_bytes()
     with ThreadPoolExecutor(8) as pool:
-        done = list(pool.map(lambda _: fetch(RELEASE, sha256(tarball), cache_dir=cache, source=site.url + "/{file}"), range(8)))
+        done = list(pool.map(lambda _unused: fetch(RELEASE, sha256(tarball), cache_dir=cache, source=site.url + "/{file}"), range(8)))
     assert [one.fresh for one in done].count(True) == 1
     assert len(site.asked) == 1
 

@@ -320,5 +320,5 @@ def fires(document: Mapping[str, Any], section: str, call: Invocation) -> tuple[
     outcomes = {(None, False)} if where is False else possible(spec[section][0], call, section == "lsmhooks")
     if where is None:
         outcomes = {*outcomes, (None, False)}
-    posts = {post for _, post in outcomes}
-    return (posts.pop() if len(posts) == 1 else None), {selector for selector, _ in outcomes}
+    posts = {post for _unused, post in outcomes}
+    return (posts.pop() if len(posts) == 1 else None), {selector for selector, _unused in outcomes}

@@ -75,7 +75,7 @@ def test_the_table_has_a_line_per_policy_and_a_total() -> None:
     ],
 )
 def test_what_cannot_be_decided_says_why(name: str, reason: str) -> None:
-    reasons = {one for _, verdict in row(name, False).verdicts for one in verdict.fires.reasons}
+    reasons = {one for _unused, verdict in row(name, False).verdicts for one in verdict.fires.reasons}
     assert reason in reasons
     assert all(one.startswith("the recording lacks the executed file") for one in reasons)
 
@@ -98,7 +98,7 @@ def test_a_rate_limited_policy_fires_for_every_match() -> None:
 
 
 def test_what_a_rate_limit_may_withhold_is_marked() -> None:
-    fired = [verdict for _, verdict in row("n17-ratelimit").verdicts if verdict.fires.value]
+    fired = [verdict for _unused, verdict in row("n17-ratelimit").verdicts if verdict.fires.value]
     assert all(outcome.rate_limited for verdict in fired for outcome in verdict.outcomes)
     assert {verdict.posts.value for verdict in fired} == {None}
 
@@ -129,4 +129,4 @@ def test_an_lsm_recording_decides_a_policy_on_its_function_as_the_agent_did(name
     calls = agreement.recording(CORPUS, True)[Hook("lsm", "file_open")]
     verdicts = [(call.process.exec_id, one.fires.value) for call in calls for one in policy.evaluate(call)]
     assert Counter(exec_id for exec_id, fires in verdicts if fires) == row(name).emitted
-    assert None not in {fires for _, fires in verdicts}
+    assert None not in {fires for _unused, fires in verdicts}

@@ -69,7 +69,7 @@ INSIDE = Process(
     ancestors=("/usr/bin/runc",),
     pid=900,
     namespace_pid=70,
-    namespaces={key: (number + 500, False) for key, (number, _) in HOST.namespaces.items()},
+    namespaces={key: (number + 500, False) for key, (number, _unused) in HOST.namespaces.items()},
     capabilities={"effective": 0, "permitted": 0, "inheritable": 0},
     current=True,
     in_container=True,
@@ -125,7 +125,7 @@ def _held(one: Declared, value: Value | None) -> Argument:
 
 
 def test_every_example_compiles() -> None:
-    assert sum(1 for _ in documents()) >= 80
+    assert sum(1 for _unused in documents()) >= 80
     for name, document in documents():
         assert CompiledPolicy(document).name, name
 

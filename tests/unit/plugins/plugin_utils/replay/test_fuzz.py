@@ -86,7 +86,7 @@ def recorders() -> dict[str, events.Declarations]:
 def recorded() -> list[bytes]:
     """Some lines of a real agent."""
     with gzip.open(CORPUS / "broad" / "broad-sec-file-open.jsonl.gz") as file:
-        return [line for _, line in zip(range(8), file, strict=False)]
+        return [line for _unused, line in zip(range(8), file, strict=False)]
 
 
 def replayed(

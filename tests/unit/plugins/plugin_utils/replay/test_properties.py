@@ -262,7 +262,7 @@ def policies(draw: Any) -> tuple[dict[str, Any], str, Invocation]:
     section = draw(st.sampled_from(["kprobes", "kprobes", "lsmhooks", "fentries"]))
     types = draw(st.lists(st.sampled_from(HOOK_TYPES), min_size=1, max_size=2))
     selectors = []
-    for _ in range(draw(st.integers(0, 3))):
+    for _unused in range(draw(st.integers(0, 3))):
         selector: dict[str, Any] = {"matchActions": draw(ACTIONS)}
         entries = [draw(filter_on(index, types[index])) for index in draw(st.lists(st.integers(0, len(types) - 1), max_size=2))]
         if entries:
@@ -318,7 +318,7 @@ def test_a_policy_answers_as_the_reference_does(made: tuple[dict[str, Any], str,
 @POLICIES
 @given(made=policies())
 def test_an_explanation_says_what_the_verdict_says(made: tuple[dict[str, Any], str, Invocation]) -> None:
-    document, _, call = made
+    document, _unused, call = made
     policy = CompiledPolicy(document)
     (verdict,) = policy.evaluate(call)
     (told,) = policy.explain(call)

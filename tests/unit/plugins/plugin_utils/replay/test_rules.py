@@ -1069,7 +1069,7 @@ def test_r5_5_arguments_of_a_system_call_are_not_those_of_its_entry() -> None:
 
 def test_r5_6_a_kprobe_is_of_a_system_call_unless_it_says_otherwise() -> None:
     entry = {"call": "sys_open", "args": [{"index": 0, "type": "int"}], "selectors": []}
-    ((args, _),) = recorder({"metadata": {"name": "p"}, "spec": {"kprobes": [entry]}}).values()
+    ((args, _unused),) = recorder({"metadata": {"name": "p"}, "spec": {"kprobes": [entry]}}).values()
     assert args[0].context == "syscall"
 
 

@@ -193,7 +193,7 @@ def test_a_policy_counts_what_reached_its_hook(home: Path) -> None:
 
 def test_a_policy_whose_hook_was_not_recorded_was_not_tried(home: Path) -> None:
     (home / "a.jsonl").write_bytes(lines(event()))
-    summary, _ = replayed(home, [policy("g", {}, call="g")])
+    summary, _unused = replayed(home, [policy("g", {}, call="g")])
     assert summary.policies[0].total.seen == 0
 
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_decided_says_why(home: Path) -> None:
 def test_volume_is_per_host_and_day(home: Path) -> None:
     there = [{**event("/etc", second), "node_name": "n2"} for second in (0, 20)]
     (home / "a.jsonl").write_bytes(lines(event("/etc", 0), event("/usr", 40), *there))
-    summary, _ = replayed(home)
+    summary, _unused = replayed(home)
     assert [(span.node, span.events, span.seconds) for span in summary.spans] == [("n1", 2, 40.0), ("n2", 2, 20.0)]
     assert summary.policies[0].per_day is not None
     assert summary.policies[0].per_day[0] == pytest.approx(3 * 86400 / 60)
@@ -239,7 +239,7 @@ def test_answers_are_forgotten_and_found_again(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(run, "MAX_KEPT", 3)
     paths = [f"/p{number % 7}" for number in range(50)]
     (home / "a.jsonl").write_bytes(lines(*[event(path, number) for number, path in enumerate(paths)]))
-    summary, _ = replayed(home, [policy("p", opens("/p3"))])
+    summary, _unused = replayed(home, [policy("p", opens("/p3"))])
     assert summary.policies[0].total.fired == paths.count("/p3")
     assert summary.policies[0].total.quiet == 50 - paths.count("/p3")
 
@@ -259,7 +259,7 @@ def test_events_that_differ_in_what_a_policy_reads_are_told_apart(selector: dict
     (home / "recording.yml").write_text("executables: {}\n", encoding="utf-8")
     same = {"pod": {"container": {"pid": 7}}, "ns": {"pid": {"inum": 5}}, "flags": "execve clone"}
     (home / "a.jsonl").write_bytes(lines(event(second=0, **same), event(second=1, **{**same, **differs}), event(second=2, **same)))
-    _, entries = replayed(home, [policy("p", selector)])
+    _unused, entries = replayed(home, [policy("p", selector)])
     assert [one.line for one in entries if one.said.fires] == [1, 3]
 
 
@@ -271,7 +271,7 @@ def test_pods_are_told_apart(home: Path) -> None:
     }
     pods = [{"pod": {"namespace": "x", "pod_labels": {"a": value}}} for value in ("b", "c", "b")]
     (home / "a.jsonl").write_bytes(lines(*[event(second=number, **pod) for number, pod in enumerate(pods)]))
-    _, entries = replayed(home, [CompiledPolicy(document)])
+    _unused, entries = replayed(home, [CompiledPolicy(document)])
     assert [one.line for one in entries] == [1, 3]
 
 
@@ -383,14 +383,14 @@ def test_an_argument_of_another_shape_makes_its_line_unreadable_where_it_is_read
 @pytest.mark.parametrize(("name", "pack"), [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd.compress)])
 def test_a_packed_file_is_read_as_far_as_it_goes(name: str, pack: Callable[[bytes], bytes], home: Path) -> None:
     (home / name).write_bytes(pack(lines(event())) + pack(lines(event("/etc", 1)))[:-9])
-    summary, _ = replayed(home)
+    summary, _unused = replayed(home)
     assert summary.events >= 1
     assert run.UNREADABLE in skipped(summary)
 
 
 def test_reordered_events_are_read_and_told(home: Path) -> None:
     (home / "a.jsonl").write_bytes(lines(event("/etc", 5), event("/etc", 1), event("/etc", 9)))
-    summary, _ = replayed(home)
+    summary, _unused = replayed(home)
     assert (summary.events, summary.files[0].backwards, summary.spans[0].seconds) == (3, 1, 8.0)
 
 
