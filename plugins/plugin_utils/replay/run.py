@@ -368,8 +368,8 @@ class _Table:
         judged.sort(key=itemgetter(0))
         return _Answer(
             self,
-            tuple((number, state) for number, state, _unused in judged),
-            tuple(one for _unused, _unused, said in judged for one in said),
+            tuple(one[:2] for one in judged),
+            tuple(said for one in judged for said in one[2]),
         )
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
