@@ -2,13 +2,14 @@
 # make test   all set-up and every check
 # make check  the checks that need no root
 # make bench  the measurements of tests/bench
+# make test-real TETRAGON_RELEASE=FILE   the real agent of that release tarball, in a machine with a stock kernel
 # make clean  remove what these made
 
 PYTHON ?= python3
 BUILD := .build
 export PYTHON
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench test-real clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -31,6 +32,9 @@ bench:
 	@tools/tree $(BUILD)/collections
 	@rm -rf $(BUILD)/bench
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
+
+test-real:
+	@tools/test real
 
 clean:
 	rm -rf $(BUILD) .mypy_cache .ruff_cache .pytest_cache

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -40,22 +39,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         "bundle for that version, or install the other",
                         file=str(path),
                     )
-                arguments["requirements"] = needs(chosen.policies_for(task_vars["group_names"]))
+                arguments["requirements"] = bundle.needs(chosen.policies_for(task_vars["group_names"]))
         except ReleaseError as error:
             raise failure(refuse(str(error))) from None
         except Refused as error:
             raise failure(error) from None
         result: dict[str, Any] = self._execute_module(module_name="apiary.tetragon.preflight", module_args=arguments, task_vars=task_vars)
         return result
-
-
-def needs(policies: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every requirement of these policies once, with the policies that have it."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for policy in policies:
-        for need in policy["requirements"]:
-            key = (need["kind"], *need["any_of"], need["reason"])
-            entry = found.setdefault(key, {**need, "policies": []})
-            if policy["reference"] not in entry["policies"]:
-                entry["policies"].append(policy["reference"])
-    return list(found.values())

@@ -51,12 +51,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             fetched = fetch(release, sha256, cache_dir=arguments["cache_dir"], source=arguments["source"], proxy=arguments["proxy"])
         except Refused as error:
             raise failure(error) from None
-        fits = self._on_host(task_vars, {**on_host, "_unpacked": fetched.unpacked})
+        fits = self._on_host(task_vars, {**on_host, "unpacked": fetched.unpacked})
         if fits.get("failed"):
             return fits
         remote = self._connection._shell.join_path(self._make_tmp_path(), release.file)
         self._transfer_file(str(fetched.path), remote)
-        done = self._on_host(task_vars, {**on_host, "_tarball": remote, "_sum": fetched.sha256})
+        done = self._on_host(task_vars, {**on_host, "tarball": remote, "tarball_sha256": fetched.sha256})
         return done if done.get("failed") else {**_result(done, True), "diff": diff}
 
     def _on_host(self, task_vars: Any, arguments: dict[str, Any]) -> dict[str, Any]:

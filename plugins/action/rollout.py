@@ -137,7 +137,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def step_bake(self) -> dict[str, Any]:
         run, ring = self._run, self.arguments["ring"]
         total = float(run.ring(ring).bake)
-        if run.errors(ring):
+        if run.hindrance(ring, run.ring(ring).hosts):
             say("    a change failed: no bake")
             return {"baked": 0}
         end = time.monotonic() + total

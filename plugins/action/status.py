@@ -57,7 +57,7 @@ def _bundles(name: str, digests: set[str], directory: Path) -> dict[str, bundle.
 def _observation(path: Path) -> dict[str, Any] | None:
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     return None if "failed" in raw else raw
 

@@ -17,7 +17,8 @@ description:
     back, and makes it the one that boots.
   - An agent that has stopped, or that systemd has given up, is started again; pins that were kept stay in force meanwhile. Files in
     the policy directory that are not of the managed set are moved to C(/var/lib/apiary/aside).
-  - A running agent is never touched. When it would have to change, RV(handover) says for which files.
+  - A running agent is never touched. When it would have to change, when it is somebody else's, or when a hand-over was
+    interrupted, RV(handover) says so, and M(apiary.tetragon.agent) has to do the rest.
   - When the agent does not become ready, the host is left as it was.
 options:
   version:
@@ -91,7 +92,7 @@ actions:
   elements: str
   sample: [write, start, link]
 handover:
-  description: Files for which the running agent would have to change; empty when it runs as wanted.
+  description: Why M(apiary.tetragon.agent) has to do the rest, such as files for which the running agent would have to change.
   returned: success
   type: list
   elements: str

@@ -52,6 +52,20 @@ options:
       - Directory of the versions on the host.
     type: path
     default: /opt/apiary/tetragon
+  tarball:
+    description:
+      - The tarball on the host. Filled by the controller, which fetches, verifies and sends it.
+    type: path
+  tarball_sha256:
+    description:
+      - Its SHA-256, as it was verified. Filled by the controller.
+    type: str
+    default: ''
+  unpacked:
+    description:
+      - Bytes that the release takes on the host. Filled by the controller.
+    type: int
+    default: 0
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -115,9 +129,9 @@ def main() -> None:
             "proxy": {"type": "str", "default": ""},
             "cache_dir": {"type": "path", "default": "~/.cache/apiary/releases"},
             "directory": {"type": "path", "default": "/opt/apiary/tetragon"},
-            "_tarball": {"type": "path"},
-            "_sum": {"type": "str"},
-            "_unpacked": {"type": "int", "default": 0},
+            "tarball": {"type": "path"},
+            "tarball_sha256": {"type": "str", "default": ""},
+            "unpacked": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -126,10 +140,10 @@ def main() -> None:
     try:
         version, arch = exact_version(params["version"]), architecture(os.uname().machine)
         present, changed = versions.manifest(version), False
-        if params["_unpacked"] and present is None:
-            versions.require_space(params["_unpacked"])
-        if params["_tarball"]:
-            present, changed = versions.unpack(params["_tarball"], version, arch, params["_sum"]), True
+        if params["unpacked"] and present is None:
+            versions.require_space(params["unpacked"])
+        if params["tarball"]:
+            present, changed = versions.unpack(params["tarball"], version, arch, params["tarball_sha256"]), True
     except ReleaseError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

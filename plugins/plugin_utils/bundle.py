@@ -77,6 +77,18 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
+def needs(policies: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every requirement of these policies once, with the policies that have it."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for policy in policies:
+        for need in policy["requirements"]:
+            key = (need["kind"], *need["any_of"], need["reason"])
+            entry = found.setdefault(key, {**need, "policies": []})
+            if policy["reference"] not in entry["policies"]:
+                entry["policies"].append(policy["reference"])
+    return list(found.values())
+
+
 def write(bundle: Bundle, directory: str | Path) -> Path:
     """Write a bundle below ``directory`` in one rename; one that is there already is verified and left alone."""
     target = Path(directory) / bundle.name
@@ -98,6 +110,9 @@ def write(bundle: Bundle, directory: str | Path) -> Path:
     except OSError as error:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+        if target.is_dir():  # another build was faster
+            read(target)
+            return target
         raise refuse(f"bundle cannot be written: {error}", file=str(target)) from None
     return target
 

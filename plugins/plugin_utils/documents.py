@@ -23,6 +23,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 Path_ = tuple[str | int, ...]
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_VALUES = 1_000_000
+MAX_DEPTH = 200
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def parse(text: str, file: str) -> Document:
     """Parse YAML text that came from ``file``."""
     loader = None
     try:
+        _check_depth(text, file)
         loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Path_, int] = {}
@@ -77,8 +79,6 @@ def parse(text: str, file: str) -> Document:
         raise refuse(f"not valid YAML: {error.problem or error.context}", file=file, line=mark.line + 1 if mark else 0) from None
     except (yaml.YAMLError, ValueError) as error:
         raise refuse(f"not valid YAML: {error}", file=file) from None
-    except RecursionError:
-        raise refuse("not valid YAML: a value holds itself, or values nest too deep", file=file) from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -90,10 +90,26 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 _KEY_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null", "timestamp"))
 
 
+def _check_depth(text: str, file: str) -> None:
+    """libyaml composes by recursion in C: deep enough a text takes the process with it, so it is measured first."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                raise refuse(f"not valid YAML: nests more than {MAX_DEPTH} levels deep", file=file, line=line)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> Iterator[Problem]:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(path) > MAX_DEPTH:
+        raise refuse("not valid YAML: a value holds itself", file=file, line=node.start_mark.line + 1)
     if len(lines) > MAX_VALUES:
-        raise yaml.YAMLError(f"holds more than {MAX_VALUES} values, aliases counted wherever they stand")
+        message = f"holds more than {MAX_VALUES} values, aliases counted wherever they stand"
+        raise refuse(f"not valid YAML: {message}", file=file, line=node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _walk(item, (*path, index), lines, file)

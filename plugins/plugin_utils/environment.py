@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs, schema
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs, kernel, schema
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
@@ -74,6 +74,7 @@ SCHEMA: Mapping[str, Any] = _object(
             "pattern": r"^[0-9]+\.[0-9]+\.[0-9]+$",
             "description": 'an exact agent version in quotes, such as "1.7.0"',
         },
+        "kernel": kernel.SCHEMA,
         "protected": {"type": "array", "items": inputs.TYPES["path"], "uniqueItems": True},
         "policies": {
             "type": "array",
@@ -200,6 +201,7 @@ class Environment:
     file: str
     agent_version: str
     version: schema.Version
+    kernel: kernel.Kernel
     protected: tuple[str, ...]
     entries: tuple[Entry, ...]
     rings: tuple[Ring, ...]
@@ -237,6 +239,7 @@ def load(path: str | Path, shown_as: str = "") -> Environment:
         file=document.file,
         agent_version=data["agent_version"],
         version=version,
+        kernel=kernel.from_data(data.get("kernel", {})),
         protected=tuple(data.get("protected", DEFAULT_PROTECTED)),
         entries=tuple(_entry(raw) for raw in data["policies"]),
         rings=tuple(

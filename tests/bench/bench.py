@@ -29,6 +29,7 @@ from fleet import Fleet  # noqa: E402
 
 POLICIES, ENVIRONMENTS = 40, 20
 MANY_HOSTS, FEW_HOSTS, PLANNED_HOSTS = 100, 5, 10_000
+RECORDED_EVENTS, RECORDED_FILES = 1_000_000, 20
 REPEATS = 3
 SOURCES = sorted(path.parent for path in (REPOSITORY / "policies").glob("*/*/meta.yml"))
 
@@ -64,7 +65,7 @@ class Bench:
 
     def run(self) -> list[Result]:
         results = []
-        for measure in (self.render_and_check, self.plan_rings, self.converge_nothing, self.converge_change):
+        for measure in (self.render_and_check, self.plan_rings, self.replay, self.converge_nothing, self.converge_change):
             for result in measure():
                 verdict = "ok  " if result.good else "MISS"
                 print(
@@ -179,6 +180,33 @@ class Bench:
         return [
             Result("plan rings", seconds, "s", "<= 5", seconds <= 5, f"{PLANNED_HOSTS} hosts in 32 cells"),
             Result("plan rings, memory", memory, "MB", "<= 500", memory <= 500, "whole process"),
+        ]
+
+    def _replay_part(self, *arguments: object) -> dict[str, float]:
+        command = [sys.executable, str(HERE / "replay.py"), *map(str, arguments)]
+        done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout) if done.stdout else {}
+
+    def replay(self) -> list[Result]:
+        """CPU seconds throughout: ratios of the same events in one process, then whole processes."""
+        place = self.directory / "recording"
+        self._replay_part("make", place, RECORDED_FILES, RECORDED_EVENTS // RECORDED_FILES)
+        files = sorted(place.iterdir())
+        small = self.directory / "small"
+        self._replay_part("make", small, 1, 5000)
+        cold = min(self._replay_part("run", 1, *small.iterdir())["cpu"] for _ in range(REPEATS))
+        rates = self._replay_part("compare", place)
+        few, one, two = (self._replay_part("run", workers, *some) for workers, some in ((1, files[:2]), (1, files), (2, files)))
+        shutil.rmtree(place)
+        of_msgspec, of_orjson = rates["msgspec"] / rates["replay"], rates["orjson"] / rates["replay"]
+        growth, speedup = one["memory"] / few["memory"], 2 * one["cpu"] / two["cpu"]
+        what = f"{POLICIES} policies x {RECORDED_EVENTS} events, {rates['replay'] / RECORDED_EVENTS * 1e6:.1f} us an event"
+        return [
+            Result("replay : decoding alone with msgspec", of_msgspec, "x", ">= 0.6", of_msgspec >= 0.6, f"throughput; {what}"),
+            Result("replay : decoding alone with orjson", of_orjson, "x", "> 2", of_orjson > 2, "throughput"),
+            Result("replay, memory of all files : of a tenth", growth, "x", "<= 1.1", growth <= 1.1, f"{one['memory']:.0f} MB"),
+            Result("replay, two processes : one", speedup, "x", ">= 1.8", speedup >= 1.8, "from CPU seconds, both processes busy"),
+            Result("replay, cold start", cold, "s", "<= 2", cold <= 2, "whole process, 5000 events"),
         ]
 
     def converge_nothing(self) -> list[Result]:

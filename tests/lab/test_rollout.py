@@ -290,6 +290,78 @@ def test_hosts_that_cannot_be_reached_count_against_the_budget(controller: Contr
     assert "host02: was never part of a rollout" in told.output
 
 
+@pytest.fixture
+def losable(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every host is lost in the middle of its first change, until its file here that ends in .lost is removed."""
+    directory = controller.directory / "losable"
+    directory.mkdir()
+    for name, host in controller.fleet.hosts.items():
+        (directory / f"{name}.armed").write_text(str(host.inside("/var/lib/apiary/policies.json")), encoding="utf-8")
+    monkeypatch.setenv("LOSABLE", str(directory))
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(REPOSITORY / "tests/lab/connection"))
+    controller.fleet.write_inventory(**{name: {"ansible_connection": "losable"} for name in controller.fleet.hosts})
+    return directory
+
+
+def pending(controller: Controller) -> list[str]:
+    """Hosts on which a change is under way or was cut off."""
+    states = {name: host.inside("/var/lib/apiary/policies.json") for name, host in controller.fleet.hosts.items()}
+    return [name for name, path in states.items() if path.exists() and json.loads(path.read_text(encoding="utf-8"))["pending"]]
+
+
+def test_a_host_that_is_lost_in_the_middle_of_its_change_halts_the_rollout(controller: Controller, losable: Path) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    done = controller.rollout(path, chosen)
+    assert done.code != 0, done.output
+    (lost,) = (file.stem for file in losable.glob("*.lost"))
+    assert f"halted at ring canary: unreachable: 1 hosts; limit 0; lost: {lost}; NOT back: {lost}" in done.output, done.output
+    assert pending(controller) == [lost]
+    assert {name: modes for name, modes in controller.modes().items() if name != lost} == dict.fromkeys(
+        set(controller.fleet.hosts) - {lost}, NOTHING
+    )
+    for file in (*losable.glob("*.lost"), *losable.glob("*.armed")):
+        file.unlink()
+    again = controller.rollout(path, chosen, apiary_retry=True)
+    assert again.code == 0, again.output
+    assert controller.modes() == everywhere(WANTED)
+    assert pending(controller) == []
+
+
+def test_batches_are_held_back_when_hosts_are_lost(controller: Controller, losable: Path) -> None:
+    path = controller.environment(rings=[{"name": "all", "take": "rest", "batch": 1}])
+    done = controller.rollout(path, controller.bundle(path))
+    assert done.code != 0, done.output
+    (lost,) = (file.stem for file in losable.glob("*.lost"))
+    assert f"batch 2 of 3: held back: 1 host(s) lost and 0 may be: {lost}" in done.output, done.output
+    assert f"NOT back: {lost}" in done.output
+    assert len(list(losable.glob("*.armed"))) == HOSTS - 1
+
+
+def test_a_full_disk_on_the_controller_is_an_error_and_the_next_run_goes_on(controller: Controller) -> None:
+    path = controller.environment()
+    chosen = controller.bundle(path)
+    place = controller.directory / "ledger"
+    place.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=28k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        done = controller.rollout(path, chosen)
+        assert done.code != 0
+        assert re.search(r"ledger/\S*: (the ledger )?cannot be written: No space left on device", done.output), done.output
+        assert "Traceback" not in done.output
+        assert not (place / "lab.lock").exists()
+        assert not list(place.rglob("*.new"))
+        subprocess.run(["mount", "-o", "remount,size=8m", str(place)], check=True)
+        again = controller.rollout(path, chosen)
+        assert again.code == 0, again.output
+        assert controller.modes() == everywhere(WANTED)
+        assert progress(controller.ledger.read(), "lab").current == bundle.read(chosen).digest
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -364,6 +436,27 @@ def test_going_back_is_a_rollout_of_the_former_bundle(controller: Controller) ->
     lost = controller.play("rollback", wider)
     assert lost.code != 0
     assert "is not there, and it is what a roll-back would need" in lost.output
+
+
+def test_hosts_changed_before_the_rings_were_redrawn_go_back_with_the_new_canary(controller: Controller) -> None:
+    path = controller.environment(gates={**GATES, "bake": "60s"})
+    chosen = controller.bundle(path)
+    first = controller.start(controller.command("rollout", path, apiary_bundle=chosen))
+    runs = controller.directory / "ledger/runs"
+    try:
+        wait_for(lambda: list(runs.glob("*/rings/canary/start/*.json")))
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    (changed,) = (name for name, modes in controller.modes().items() if modes == WANTED)
+    rings = [{"name": "canary", "groups": ["databases"]}, RINGS[1]]
+    redrawn = controller.environment(rings=rings, gates={**GATES, "commands": ["false"]})
+    done = controller.rollout(redrawn, chosen)
+    assert done.code != 0
+    assert len(list(runs.iterdir())) == 1
+    assert re.search(r"rolling 2 host\(s\) back", done.output), done.output
+    assert [set(entry["hosts"]) for entry in controller.ledger.read() if entry["kind"] == "rolled-back"] == [{"host01", changed}]
+    assert controller.modes() == everywhere(NOTHING)
 
 
 def test_drift_is_told_by_host_and_policy(controller: Controller) -> None:

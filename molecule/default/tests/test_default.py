@@ -29,6 +29,13 @@ def test_the_start_job_ended_when_the_policies_were_enabled(host):
     assert log.index("Listening for events...") < log.index("Started")
 
 
+def test_a_service_that_is_ordered_after_the_pointers_name_starts_after_enforcement(host):
+    active = int(host.check_output("systemctl show -P ActiveEnterTimestampMonotonic apiary-tetragon-a.service"))
+    main = int(host.check_output("systemctl show -P ExecMainStartTimestampMonotonic apiary-tetragon-a.service"))
+    guarded = int(host.check_output("systemctl show -P ExecMainStartTimestampMonotonic guarded.service"))
+    assert main + 2_000_000 < active <= guarded
+
+
 def test_the_policies_are_those_of_the_bundle(host):
     listed = json.loads(host.check_output("tetra tracingpolicy list -o json"))["policies"]
     modes = {policy["name"].rpartition("-")[0]: policy["mode"].removeprefix("TP_MODE_").lower() for policy in listed}
@@ -40,6 +47,21 @@ def test_forbidden_is_denied_and_the_rest_is_allowed(host):
     assert "denied" in host.run(f"{ACT} write /srv/secret").stdout
     assert "denied" in host.run(f"{ACT} connect 192.0.2.7 443").stdout
     assert host.run(f"{ACT} open /srv/secret").stdout.strip().endswith("allowed")
+
+
+CONNECT = "python3 -c 'import socket; socket.create_connection((\"192.0.2.7\", 443), 1)' 2>&1"
+ELSEWHERE = CONNECT.replace("192.0.2.7", "198.51.100.7")
+
+
+def test_the_kernel_itself_denies_a_connection_also_without_the_agent(host):
+    def refused():
+        return "Operation not permitted" in host.run(CONNECT).stdout, "Operation not permitted" in host.run(ELSEWHERE).stdout
+
+    assert refused() == (True, False)
+    host.check_output("systemctl kill --signal=KILL apiary-tetragon-a.service")
+    assert refused() == (True, False)
+    host.check_output("systemctl restart apiary-tetragon-a.service")
+    assert refused() == (True, False)
 
 
 def test_enforcement_holds_while_the_agent_is_gone(host):

@@ -3,7 +3,8 @@
 
 """Bring an agent up where none runs: the first one of a host, or one that has stopped. A running agent is never touched.
 
-What a running agent would have to change for is left to the hand-over; only files that do not reach it are mended beside it.
+What a running agent would have to change for is left to the hand-over, and so is one that was interrupted, and an agent
+that is to be adopted; only files that do not reach the agent are mended beside it.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, List, Mapping
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags, slotunit, units
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import Versions
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, link
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slotunit import STATE
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import TetraError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import ETC, RELEASES, SYSTEM, File, Limits
 
-POINTER = SYSTEM + "/apiary-tetragon.service"
-WANTED_BY = SYSTEM + "/multi-user.target.wants/apiary-tetragon.service"
 CLIENT = "/usr/local/bin/tetra"
 _LINES = 15
+_CLIENT_SECONDS = 60
 
 
 class InstallError(Exception):
@@ -35,7 +35,7 @@ class InstallError(Exception):
 
 @dataclass
 class Result:
-    """``handover``: why a running agent would have to change, empty when it need not. ``diff``: path -> (before, after)."""
+    """``handover``: why the rest is up to the hand-over, empty when nothing is. ``diff``: path -> (before, after)."""
 
     slot: str
     actions: List[str] = field(default_factory=list)
@@ -61,15 +61,6 @@ def systemctl(*arguments: str, timeout: float = 60) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def active_slot() -> str:
-    """The slot that boots; empty when there is none."""
-    try:
-        name = os.path.basename(os.readlink(POINTER))
-    except OSError:
-        return ""
-    return next((slot for slot in units.METRICS if name == units.unit_name(slot)), "")
-
-
 def install(version: str, options: Mapping[str, str], limits: Limits, check: bool = False) -> Result:
     """Make the wanted agent run where none does. Raises InstallError."""
     if Versions(RELEASES).manifest(version) is None and not check:
@@ -79,7 +70,8 @@ def install(version: str, options: Mapping[str, str], limits: Limits, check: boo
 
 class _Run:
     def __init__(self, version: str, options: Mapping[str, str], limits: Limits) -> None:
-        self.active = active_slot()
+        self.layout = Layout()
+        self.active = self.layout.active()
         self.slot = slotunit.Slot(self.active or "a")
         self.version = version
         self.unit = units.unit_name(self.slot.name)
@@ -92,6 +84,12 @@ class _Run:
         stale, strays = units.stale(files), units.strays(self.slot.name, self.of_slot)
         result = Result(self.slot.name, diff={path: [read_text(path), files[path].text] for path in stale})
         result.diff.update({path: [read_text(path), ""] for path in strays})
+        if os.path.exists(os.path.join(STATE, "handover.json")):
+            result.handover.append("a hand-over that was interrupted")
+        elif self.layout.foreign(_CLIENT_SECONDS) is not None:
+            result.handover.append("an agent that is to be adopted")
+        if result.handover:
+            return result
         running = slotunit.runs(self.slot)
         if running and self.active:
             unit_file = "{0}/{1}".format(SYSTEM, self.unit)
@@ -116,7 +114,8 @@ class _Run:
             self._start(files, stale, strays)
         except (InstallError, TetraError, OSError) as error:
             self._undo(files, stale, former)
-            raise InstallError("{0}{1}; the host is as before".format(error, self._reason())) from None
+            apart = ", but for what was set aside: {0}".format(", ".join(aside)) if aside else ""
+            raise InstallError("{0}{1}; the host is as before{2}".format(error, self._reason(), apart)) from None
         self._link(result, False)
         return result
 
@@ -129,8 +128,8 @@ class _Run:
             os.unlink(path)
         systemctl("daemon-reload")
         _command("systemd-tmpfiles", "--create", units.TMPFILES)
-        if subprocess.call(["systemctl", "is-failed", "--quiet", self.unit]) == 0:
-            systemctl("reset-failed", self.unit)
+        for unit in (self.unit, units.alarm_name(self.slot.name)):
+            _command("systemctl", "reset-failed", unit)
         systemctl("start", self.unit, timeout=self.limits.start_timeout + 120)
         wrong = self._effective()
         if wrong:
@@ -156,41 +155,34 @@ class _Run:
         return moved
 
     def _link(self, result: Result, check: bool) -> None:
-        """What leads to the slot: the pointer that boots, the client for a person, the addresses it finds."""
-        links = {
-            POINTER: self.unit,
-            WANTED_BY: "../apiary-tetragon.service",
-            CLIENT: "{0}/{1}/bin/tetra".format(RELEASES, self.version),
-        }
-        wrong = [path for path, target in links.items() if _target(path) != target]
-        if not wrong:
+        """What leads to the slot: the pointer that boots, the client for a person, and the addresses it looks for."""
+        client = "{0}/{1}/bin/tetra".format(RELEASES, self.version)
+        if self.active == self.slot.name and os.path.islink(self.layout.wanted) and os.path.realpath(CLIENT) == client:
             return
         result.actions.append("link")
-        for path in wrong if not check else ():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = path + ".apiary"
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-            os.symlink(links[path], temporary)
-            os.rename(temporary, path)
-            sync_directory(os.path.dirname(path))
         if not check:
-            systemctl("daemon-reload")
+            self.layout.point(self.slot.name)
+            link(client, CLIENT)
             slotunit.lead_here(self.slot)
+            systemctl("daemon-reload")
 
     def _undo(self, files: Mapping[str, File], stale: List[str], former: Mapping[str, File]) -> None:
         """Put the files back and, on a host that had no agent, remove what this run brought."""
-        subprocess.call(["systemctl", "stop", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        both = [self.unit, units.alarm_name(self.slot.name)]
+        _command("systemctl", "stop", *both)
         slotunit.heal(self.slot)
         for path in stale:
             if path not in former and os.path.exists(path):
                 os.unlink(path)
         units.write(former, sorted(former))
         if not self.active:
+            if os.path.exists(self.slot.alarm_file):
+                os.unlink(self.slot.alarm_file)
             for path in (self.slot.pins.path, os.path.dirname(self.slot.policies.policy_dir), units.LIB):
                 shutil.rmtree(path, ignore_errors=True)
-        subprocess.call(["systemctl", "reset-failed", self.unit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        subprocess.call(["systemctl", "daemon-reload"])
+        for unit in both:
+            _command("systemctl", "reset-failed", unit)
+        _command("systemctl", "daemon-reload")
 
     def _reason(self) -> str:
         """The agent's last lines, for whoever reads the failure."""
@@ -203,12 +195,5 @@ class _Run:
 
 
 def _command(*words: str) -> str:
-    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
     return done.stdout.decode("utf-8", "replace")
-
-
-def _target(path: str) -> Optional[str]:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None

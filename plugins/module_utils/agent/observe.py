@@ -104,10 +104,8 @@ def troubles(answers: bool, kept: Sequence[str], service: Optional[Mapping[str, 
     if not answers and kept:
         found.append("enforcing but blind: no agent answers, and the kernel goes on with {0}".format(", ".join(kept)))
     if service is not None:
-        if service["result"] == "start-limit-hit":
-            found.append("systemd has given the agent up: its start limit is reached")
-        elif service["state"] == "failed":
-            found.append("the agent's unit has failed: {0}".format(service["result"]))
+        if service["state"] == "failed":  # its unit starts again whatever happens, until the start limit is reached
+            found.append("systemd has given the agent up after {0} restarts ({1})".format(service["restarts"], service["result"]))
         elif service["substate"] == "auto-restart":
             found.append("the agent is in a crash loop: systemd has started it again {0} times".format(service["restarts"]))
     if alarm is not None:

@@ -170,20 +170,20 @@ def main(arguments: Sequence[str]) -> int:
     if what == "heal":
         done = heal(slot)
         if done:
-            print(_NOTICE + done, flush=True)
+            sys.stdout.write("{0}{1}\n".format(_NOTICE, done))
     elif what == "ready":
         text = os.environ.get("MAINPID", "")
         try:
             wait_ready(slot, float(arguments[2]), int(text) if text.isdigit() else None)
         except NotReady as error:
-            print(_ALERT + str(error), file=sys.stderr, flush=True)
+            sys.stderr.write("{0}{1}\n".format(_ALERT, error))
             return 1
         if os.path.exists(slot.alarm_file):
             os.unlink(slot.alarm_file)
         lead_here(slot, _OUTSIDE)
     elif what == "alarm":
-        print(_ALERT + raise_alarm(slot), flush=True)
+        sys.stdout.write("{0}{1}\n".format(_ALERT, raise_alarm(slot)))
     else:
-        print("no such thing to do: {0}".format(what), file=sys.stderr)
+        sys.stderr.write("no such thing to do: {0}\n".format(what))
         return 2
     return 0

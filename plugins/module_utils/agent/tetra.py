@@ -76,9 +76,7 @@ class Tetra:
 
     def call(self, *arguments: str) -> str:
         """Standard output of one call. Raises TetraError with the agent's own words."""
-        command = [self._path(), "--timeout", "{0}s".format(self.timeout)]
-        if self.server_address:
-            command += ["--server-address", self.server_address]
+        command = self.command(self.timeout)
         try:
             done = subprocess.run(
                 command + list(arguments),
@@ -97,6 +95,11 @@ class Tetra:
         if done.returncode != 0:
             raise TetraError(clean_error(done.stderr.decode("utf-8", "replace")), done.returncode)
         return done.stdout.decode("utf-8", "replace")
+
+    def command(self, timeout: int) -> List[str]:
+        """The client with the options that every call has. Raises TetraMissing."""
+        address = ["--server-address", self.server_address] if self.server_address else []
+        return [self._path(), "--timeout", "{0}s".format(timeout), *address]
 
     def _late(self, what: str, rc: Optional[int] = None) -> TetraError:
         return TetraError("tetra {0}: no answer within {1} seconds: the agent hangs or is overloaded".format(what, self.timeout), rc)

@@ -54,6 +54,10 @@ def unit_name(slot: str) -> str:
     return "apiary-tetragon-{0}.service".format(slot)
 
 
+def alarm_name(slot: str) -> str:
+    return "apiary-tetragon-alarm@{0}.service".format(slot)
+
+
 def conf(slot: str, version: str, options: Mapping[str, str]) -> Dict[str, str]:
     """Every option of a slot's agent: the slot's own, the collection's, and the user's over those."""
     return {

@@ -198,16 +198,21 @@ class Run:
 
     def batch_begins(self, ring: str, index: int) -> str:
         """Note that a batch is about to change; returns why it must not, or an empty string."""
+        batches = self.ring(ring).batches
+        reason = self.hindrance(ring, [host for batch in batches[:index] for host in batch])
+        if not reason:
+            _write(self.ring_directory(ring) / "batches" / f"{index}.json", list(batches[index]))
+        return reason
+
+    def hindrance(self, ring: str, hosts: Iterable[str]) -> str:
+        """Why a ring need not go on: a change that failed, or more of these hosts lost than may be; empty when it may."""
         failed = self.errors(ring)
         if failed:
             return "; ".join(f"{host}: {error}" for host, error in sorted(failed.items())[:MAX_NAMED])
-        batches = self.ring(ring).batches
-        lost = [host for batch in batches[:index] for host in batch if self.observation(ring, "start", host) is None]
+        begun = set(self.attempted(ring))
+        lost = [host for host in hosts if host in begun and self.observation(ring, "start", host) is None]
         allowed = budget(self.environment.gates.unreachable, len(self.ring(ring).hosts))
-        if len(lost) > allowed:
-            return f"{len(lost)} host(s) lost and {allowed} may be: {_named(lost)}"
-        _write(self.ring_directory(ring) / "batches" / f"{index}.json", list(batches[index]))
-        return ""
+        return f"{len(lost)} host(s) lost and {allowed} may be: {_named(lost)}" if len(lost) > allowed else ""
 
     def judge(self, ring: str) -> gates.Verdict:
         """The gate's verdict over a ring, recorded with its readings; one that failed already stands."""

@@ -12,14 +12,17 @@ from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Context, Finding, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, allow, lint
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Context
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Case, Policy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODES, Rendered, render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import SUPPORTED, Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits, traits
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
 
 MAX_SHOWN = 3
 
@@ -45,16 +48,45 @@ class CaseResult:
         return not self.failures
 
 
-def check(rendered: Rendered, mode: str, version: Version, protected: Sequence[str]) -> tuple[Traits, list[Finding]]:
-    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes."""
+def check(
+    rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel | None = None
+) -> tuple[Traits, list[Finding]]:
+    """Schema and lints of a rendered policy. Raises Refused when its shape is not one that the agent takes, or it allows rules in vain."""
+    kernel = kernel or Kernel()
     document = rendered.document(mode)
     source = documents.Document(f"{rendered.policy.template_file} (rendered)", document, {})
     problems = documents.validate(source, tracing_policy(version))
     if problems:
         raise Refused(replace(problem, line=0) for problem in problems)
+    found = _findings(rendered, mode, version, protected, kernel)
+    _check_allowed(rendered, version, protected, kernel)
+    return traits(document, version), allow(found, rendered.policy.allowed)
+
+
+def _findings(rendered: Rendered, mode: str, version: Version, protected: Sequence[str], kernel: Kernel) -> list[Finding]:
+    document = rendered.document(mode)
     derived = traits(document, version)
-    context = Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived)
-    return derived, lint(context)
+    return lint(Context(rendered.policy.name, document["spec"], rendered.namespace, mode, version, tuple(protected), derived, kernel))
+
+
+def _check_allowed(rendered: Rendered, version: Version, protected: Sequence[str], kernel: Kernel) -> None:
+    """Hold what a policy allows against all that it can become: these values and those of its cases, every form, mode and version."""
+    policy = rendered.policy
+    idle = set(policy.allowed)
+    for values in (rendered.values, *(case.values for case in policy.cases)):
+        for form in policy.meta["forms"]:
+            for agent in (version, *((major, minor, 0) for major, minor in SUPPORTED)):
+                for mode in MODES:
+                    if not idle:
+                        return
+                    one = render(policy, values, form, protected)
+                    idle -= {finding.rule for finding in _findings(one, mode, agent, protected, kernel)}
+    if idle:
+        raise refuse(
+            f"allows {', '.join(sorted(idle))}, which the policy never breaks: take the entry out",
+            file=str(policy.directory / "meta.yml"),
+            path="lint.allow",
+        )
 
 
 def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
@@ -67,7 +99,8 @@ def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
         raise refuse(
             "needs at least one case that must fire and one that must stay quiet", file=str(policy.directory / "cases" / "cases.yml")
         )
-    return [_run_case(policy, case, protected) for case in policy.cases]
+    prepared = [prepare(policy, case, protected) for case in policy.cases]
+    return [judge(one, one.document) for one in prepared]
 
 
 def _recorder(path: Path) -> Mapping[str, Any]:
@@ -82,7 +115,17 @@ def _recorder(path: Path) -> Mapping[str, Any]:
     raise Refused(problems)
 
 
-def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResult:
+@dataclass(frozen=True)
+class Prepared:
+    """One case ready to be judged: the policy rendered with the case's values, and the case's events."""
+
+    case: Case
+    document: Mapping[str, Any]
+    invocations: tuple[Invocation, ...]
+
+
+def prepare(policy: Policy, case: Case, protected: Sequence[str]) -> Prepared:
+    """Render a policy for one of its cases and read the case's events. Raises Refused when either is not sound."""
     file = policy.directory / "cases" / "cases.yml"
     values_document = documents.Document(str(file), {case.name: case.values}, {})
     problems = documents.validate(values_document, inputs.values_schema(policy.inputs), (case.name,))
@@ -91,20 +134,30 @@ def _run_case(policy: Policy, case: Case, protected: Sequence[str]) -> CaseResul
     form = case.form or policy.meta["forms"][0]
     document = render(policy, {**case.values}, form, protected).document("monitor")
     recorded_under = _recorder(case.recorder) if case.recorder else document
-    compiled = CompiledPolicy(document)
+    return Prepared(case, document, tuple(corpus.read(case.events, recorded_under, case.executables, case.at_hook)))
+
+
+def judge(prepared: Prepared, document: Mapping[str, Any]) -> CaseResult:
+    """How a case goes under ``document``, which may be the case's own rendering or one with a bug in it."""
+    case, compiled = prepared.case, CompiledPolicy(document)
     counts = {True: 0, False: 0, None: 0}
     failures = []
-    for invocation in corpus.read(case.events, recorded_under, case.executables, case.at_hook):
+    for invocation in prepared.invocations:
         verdicts = compiled.evaluate(invocation)
         answers = {verdict.fires.value for verdict in verdicts} or {False}
         answer = True if True in answers else None if None in answers else False
         counts[answer] += 1
+        place = f"{invocation.source[0]}:{invocation.source[1]}: {invocation.hook} by {invocation.process.binary or '?'}"
         if answer is not case.must_fire:
             why = "; ".join(sorted({reason for verdict in verdicts for reason in verdict.fires.reasons}))
             said = {True: "fires", False: "stays quiet", None: f"cannot be decided: {why}"}[answer]
-            place = f"{invocation.source[0]}:{invocation.source[1]}"
-            failures.append(f"{place}: {invocation.hook} by {invocation.process.binary or '?'}: {said}")
-    if not sum(counts.values()):
+            failures.append(f"{place}: {said}")
+        elif case.actions and answer:
+            taken = {outcome.actions for verdict in verdicts if verdict.fires.value for outcome in verdict.outcomes}
+            if taken != {case.actions}:
+                shown = " or ".join(sorted(", ".join(actions) for actions in taken))
+                failures.append(f"{place}: fires with {shown}; needed: {', '.join(case.actions)}")
+    if not prepared.invocations:
         failures.append(f"{case.events}: holds no event of a hook")
     if len(failures) > MAX_SHOWN:
         failures = [*failures[:MAX_SHOWN], f"and {len(failures) - MAX_SHOWN} more"]

@@ -15,7 +15,8 @@ from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical, documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 
 SEVERITIES = ("critical", "high", "medium", "low")
 MATURITIES = ("stable", "incubating", "sandbox", "deprecated")
@@ -41,6 +42,26 @@ META_SCHEMA: Mapping[str, Any] = {
         "forms": {"type": "array", "items": {"enum": list(FORMS)}, "minItems": 1, "uniqueItems": True},
         "event_budget": {"type": "integer", "minimum": 0},
         "inputs": inputs.SCHEMA,
+        "lint": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["allow"],
+            "properties": {
+                "allow": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["rule", "reason"],
+                        "properties": {
+                            "rule": {"type": "string"},
+                            "reason": {"type": "string", "pattern": r"\S\s+\S", "description": "a reason, in words"},
+                        },
+                    },
+                },
+            },
+        },
     },
 }
 
@@ -56,6 +77,7 @@ CASES_SCHEMA: Mapping[str, Any] = {
             "origin": {"enum": ["recorded", "written"]},
             "events": {"type": "string", "pattern": r"^[^/]+\.jsonl(\.gz)?$", "description": "a .jsonl or .jsonl.gz file in cases/"},
             "must": {"enum": ["fire", "stay-quiet"]},
+            "actions": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
             "recorder": {"type": "string", "pattern": r"^[^/]+\.ya?ml$", "description": "a TracingPolicy file in cases/"},
             "form": {"enum": list(FORMS)},
             "values": {"type": "object"},
@@ -73,7 +95,8 @@ class Case:
     ``origin`` says whether a real agent recorded the events or a person wrote them. ``recorder`` is the
     TracingPolicy under which they were recorded (None: the policy itself). ``executables`` maps a process's
     exec name to the file that was executed, where the two differ; None says that nobody knows. ``at_hook`` vouches
-    that each process was in the namespaces that the event shows when it hit the hook.
+    that each process was in the namespaces that the event shows when it hit the hook. ``actions`` are those that every
+    event must meet, in order; empty: any.
     """
 
     name: str
@@ -85,6 +108,7 @@ class Case:
     values: Mapping[str, Any]
     executables: Mapping[str, str] | None
     at_hook: bool
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,11 @@ class Policy:
     def template_file(self) -> str:
         return str(self.directory / "policy.yaml.j2")
 
+    @property
+    def allowed(self) -> Mapping[str, str]:
+        """The lint rules that this policy may break, each with the reason."""
+        return {one["rule"]: one["reason"] for one in self.meta.get("lint", {}).get("allow", ())}
+
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """The policy's cases; empty when it has none (a bundle refuses such a policy)."""
@@ -123,6 +152,8 @@ class Policy:
             for key in ("events", "recorder"):
                 if key in raw and not (here / raw[key]).is_file():
                     problems.append(document.problem((index, key), f"no such file: {here / raw[key]}"))
+            if "actions" in raw and raw["must"] != "fire":
+                problems.append(document.problem((index, "actions"), "is of use only where the case must fire: take it out"))
             cases.append(
                 Case(
                     name=raw["name"],
@@ -134,6 +165,7 @@ class Policy:
                     values=raw.get("values", {}),
                     executables=raw.get("executables"),
                     at_hook=raw.get("at_hook", False),
+                    actions=tuple(raw.get("actions", ())),
                 )
             )
         if problems:
@@ -201,6 +233,8 @@ class Library:
             problems.append(
                 document.problem((), f"directory name {directory.name!r}: needed: at most 48 lower-case letters, digits and dashes")
             )
+        if not problems:
+            problems += _allowance_problems(document)
         if problems:
             raise Refused(problems)
         declared = {name: inputs.Input.from_meta(name, raw) for name, raw in document.data["inputs"].items()}
@@ -223,3 +257,23 @@ class Library:
             template=source,
             macros=self.macros,
         )
+
+
+def _allowance_problems(document: documents.Document) -> list[Problem]:
+    """What is wrong with the lint rules that a meta.yml of sound shape allows."""
+    problems = []
+    seen: set[str] = set()
+    for index, one in enumerate(document.data.get("lint", {}).get("allow", ())):
+        path, rule = ("lint", "allow", index, "rule"), CATALOGUE.get(one["rule"])
+        if rule is None:
+            near = difflib.get_close_matches(one["rule"], CATALOGUE, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            problems.append(document.problem(path, f"no rule {one['rule']!r}; {hint}docs/lints.md lists them"))
+        elif not rule.can_be_allowed:
+            problems.append(
+                document.problem(path, f"{rule.id} tells what the agent refuses to load: it cannot be allowed; mend the policy")
+            )
+        elif rule.id in seen:
+            problems.append(document.problem(path, f"{rule.id} is allowed twice: keep one reason"))
+        seen.add(one["rule"])
+    return problems

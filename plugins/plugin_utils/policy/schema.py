@@ -45,7 +45,7 @@ _INDEX: Mapping[str, Any] = {"type": "integer", "minimum": 0, "maximum": (1 << 3
 _INT64: Mapping[str, Any] = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1}
 _DNS_NAME = {
     "type": "string",
-    "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z",
     "maxLength": 253,
     "description": "a DNS name: lower-case letters, digits, dashes and dots",
 }
@@ -67,7 +67,7 @@ def _label_selector() -> dict[str, Any]:
     label = {
         "type": "string",
         "maxLength": 63,
-        "pattern": r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
+        "pattern": r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?\Z",
         "description": "a Kubernetes label value",
     }
     expression = _object(

@@ -135,7 +135,7 @@ def traits(document: Mapping[str, Any], version: Version) -> Traits:
         overrides=tuple(sorted({entry.name for entry in entries if entry.is_security and "Override" in _names(entry)})),
         unpinned=tuple(sorted({f"{entry.section}:{entry.name}" for entry in entries if not _link_is_pinned(entry, version)})),
         scope=scope(document),
-        requirements=tuple(dict.fromkeys(_requirements(spec, entries))),
+        requirements=tuple(dict.fromkeys(_requirements(spec, entries, _needs_policy_filter(document, version)))),
     )
 
 
@@ -150,7 +150,13 @@ def _link_is_pinned(entry: HookEntry, version: Version) -> bool:
     return entry.section != "lsmhooks" or version >= (1, 8, 0)
 
 
-def _requirements(spec: Mapping[str, Any], entries: Sequence[HookEntry]) -> Iterator[Requirement]:
+def _needs_policy_filter(document: Mapping[str, Any], version: Version) -> bool:
+    """From 1.7.1 on the host alone is selected without it (cf64243b4)."""
+    keys = [key for key in WORKLOAD_SELECTORS if document["spec"].get(key) is not None]
+    return "namespace" in document["metadata"] or bool(keys and (keys != ["hostSelector"] or version < (1, 7, 1)))
+
+
+def _requirements(spec: Mapping[str, Any], entries: Sequence[HookEntry], policy_filter: bool) -> Iterator[Requirement]:
     for entry in entries:
         names = _names(entry) | {name for _unused, name in entry.actions("matchReturnActions")}
         if entry.section == "lsmhooks":
@@ -167,5 +173,5 @@ def _requirements(spec: Mapping[str, Any], entries: Sequence[HookEntry]) -> Iter
             yield Requirement("probe", ("signal",), "Sigkill and Signal")
         if any(selector.get("matchParentBinaries") for selector in entry.selectors):
             yield Requirement("flag", ("parents-map-enabled",), "matchParentBinaries")
-    if any(spec.get(key) is not None for key in WORKLOAD_SELECTORS):
-        yield Requirement("flag", ("enable-policy-filter",), "podSelector, containerSelector and hostSelector")
+    if policy_filter:
+        yield Requirement("flag", ("enable-policy-filter",), "podSelector, containerSelector, hostSelector and policies of a namespace")

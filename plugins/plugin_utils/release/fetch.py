@@ -210,11 +210,11 @@ def _errors_of(directory: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _no_space(directory)
-        raise refuse(f"{directory}: cannot be used as a cache: {error.strerror}; give another as apiary_cache_dir") from None
+        raise refuse(f"{directory}: cannot be used as a cache: {error.strerror}; give another as apiary_release_cache") from None
 
 
 def _no_space(directory: Path) -> NoReturn:
-    raise refuse(f"{directory}: has no space for the release: make room, or give another directory as apiary_cache_dir") from None
+    raise refuse(f"{directory}: has no space for the release: make room, or give another directory as apiary_release_cache") from None
 
 
 def _note(target: Path) -> dict[str, Any] | None:

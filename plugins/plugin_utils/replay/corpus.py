@@ -9,13 +9,17 @@ more of itself in ``recording.yml``: ``agent_version``, ``executables`` and ``at
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gzip
+import io
+import itertools
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import msgspec
 
@@ -24,7 +28,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import recorder
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.events import Context, Declarations
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.history import History
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -35,8 +40,12 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".log")
 COMPRESSED = ("", ".gz", ".zst")
 DESCRIPTION = "recording.yml"
 MAX_LINE = 16 << 20
-_CHUNK = 1 << 18
+MAX_SURVEYED = 256 << 20
+_BUFFER = 1 << 18
 READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
+
+_ODD = (ValueError, TypeError, AttributeError, KeyError)  # what a history makes of an event of another shape
+_parsed = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class _Directory:
     path: Path
     stated: Mapping[str, Any] = field(default_factory=dict)
     recorders: dict[str, Declarations] = field(default_factory=dict)
+    policies: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.path / DESCRIPTION).is_file():
@@ -76,7 +86,10 @@ class _Directory:
         for place in (self.path, self.path / "policies"):
             for file in sorted((*place.glob("*.yaml"), *place.glob("*.yml"))):
                 if file.name != DESCRIPTION:
-                    self.recorders.update(recorders_of([documents.load(file)]))
+                    document = documents.load(file)
+                    found = recorders_of([document])
+                    self.recorders.update(found)
+                    self.policies += [document.data] if found else []
 
 
 def recorders_of(policies: Iterable[documents.Document]) -> dict[str, Declarations]:
@@ -119,7 +132,10 @@ def find(
                 said = home.stated
                 known = {**home.recorders, **(recorders or {})}
                 context = Context(
-                    known, said.get("executables") if executables is None else executables, at_hook or said.get("at_hook", False)
+                    known,
+                    said.get("executables") if executables is None else executables,
+                    at_hook or said.get("at_hook", False),
+                    tuple(home.policies),
                 )
                 contexts[file.parent] = context, said.get("agent_version", "")
             found.setdefault(file, Recording(file, *contexts[file.parent]))
@@ -128,21 +144,75 @@ def find(
     return list(found.values())
 
 
+def hooks(recordings: Iterable[Recording]) -> frozenset[Hook]:
+    """The hooks that these recordings can hold events of, after the policies that recorded them."""
+    return frozenset(hook for one in recordings for declared in one.context.recorders.values() for hook in declared)
+
+
+def surveyed(recordings: Sequence[Recording]) -> list[Recording]:
+    """The same recordings, with what the files of each directory together say of processes (see ``history``).
+
+    A directory of more than MAX_SURVEYED bytes, unpacked, stays as it is: what is known of processes takes memory.
+    """
+    by_context: dict[Context, list[Recording]] = {}
+    for one in recordings:
+        by_context.setdefault(one.context, []).append(one)
+    completed = {context: replace(context, complete=_survey(context, found)) for context, found in by_context.items()}
+    return [replace(one, context=completed[one.context]) for one in recordings]
+
+
+def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invocation], Invocation] | None:
+    left = MAX_SURVEYED - sum(one.path.stat().st_size for one in recordings)
+    history = History(context.policies, context.executables)
+    for one in recordings if left >= 0 else ():
+        try:
+            with Lines(one.path) as lines:
+                left += one.path.stat().st_size
+                for line in lines:
+                    left -= len(line)
+                    if left < 0:
+                        return None
+                    with contextlib.suppress(*events.DECODE_ERRORS, *_ODD):
+                        history.add(_parsed(line))
+        except READ_ERRORS:
+            continue  # the replay tells
+    return history.complete if left >= 0 else None
+
+
 def is_recording(file: Path) -> bool:
     """Whether a file's name says that it holds events."""
     return any(file.name.endswith(suffix + packed) for suffix in SUFFIXES for packed in COMPRESSED)
 
 
+class _Unpacked(io.RawIOBase):
+    """What a packed file holds, piece by piece: all that can be unpacked comes before an error."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read1(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 class Lines:
-    """The lines of one file of events, unpacked after its name. Use as a context manager; it may raise any of READ_ERRORS."""
+    """The lines of one file of events, unpacked after its name, with their ends. Whatever can go wrong is in READ_ERRORS.
+
+    A line that is longer than MAX_LINE comes in pieces of one byte more.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._stream: Any = self._file
+        self._file = path.open("rb", buffering=0)
+        raw: io.RawIOBase = self._file
         if path.suffix == ".gz":
-            self._stream = gzip.GzipFile(fileobj=self._file)
+            raw = _Unpacked(gzip.GzipFile(fileobj=self._file))
         elif path.suffix == ".zst":
-            self._stream = zstd.ZstdFile(self._file)
+            raw = _Unpacked(zstd.ZstdFile(cast(IO[bytes], self._file)))
+        self._read = functools.partial(io.BufferedReader(raw, _BUFFER).readline, MAX_LINE + 1)
 
     def __enter__(self) -> Lines:
         return self
@@ -150,29 +220,32 @@ class Lines:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._read, b"")
+
+    def batches(self, count: int) -> Iterator[list[bytes]]:
+        """Up to ``count`` lines at a time. All that can be read comes before an error; of a line that is too long, its start."""
+        lines, cut, error = iter(self), False, None
+        while error is None:
+            pieces: list[bytes] = []
+            try:
+                pieces.extend(itertools.islice(lines, count))  # keeps what it got when it fails
+            except READ_ERRORS as caught:
+                error = caught
+            else:
+                if not pieces:
+                    return
+            if cut or any(len(piece) > MAX_LINE for piece in pieces):
+                starts = [cut, *(not piece.endswith(b"\n") for piece in pieces)]
+                cut = starts.pop()
+                pieces = [piece for piece, inside in zip(pieces, starts, strict=True) if not inside]
+            if pieces:
+                yield pieces
+        raise error
+
     def position(self) -> int:
         """How many bytes of the file are read, packed as they are."""
         return self._file.tell()
-
-    def chunks(self) -> Iterator[list[bytes | None]]:
-        """Many lines at a time, without their ends; None stands for a line of more than MAX_LINE bytes.
-
-        Holds one chunk and one line at most, whatever the file holds. All that can be unpacked comes before an error.
-        """
-        rest: list[bytes] = []
-        held, lost = 0, False
-        while piece := self._stream.read1(_CHUNK):
-            first, *lines = piece.split(b"\n")
-            lost = lost or held + len(first) > MAX_LINE
-            rest.append(b"" if lost else first)
-            held += len(first)
-            if lines:
-                yield [None if lost else b"".join(rest), *lines[:-1]]
-                rest, held, lost = [lines[-1]], len(lines[-1]), False
-            elif lost:
-                rest = []
-        if held:
-            yield [None if lost else b"".join(rest)]
 
 
 def read(
@@ -183,22 +256,19 @@ def read(
     Raises Refused for a file that cannot be read and at the first line that is no event of the agent.
     """
     context = Context({"": recorder(recorded_under)}, executables, at_hook)
-    number = 0
     try:
-        with Lines(path) as file:
-            for lines in file.chunks():
-                for line in lines:
-                    number += 1
-                    if line is None:
-                        raise refuse(f"is longer than {MAX_LINE} bytes", file=str(path), line=number)
-                    if not line.strip():
-                        continue
-                    try:
-                        found = events.decode(line, context, (str(path), number))
-                    except events.DECODE_ERRORS as error:
-                        raise refuse(why_not(error), file=str(path), line=number) from None
-                    if found is not None:
-                        yield found
+        with Lines(path) as lines:
+            for number, line in enumerate(lines, 1):
+                if len(line) > MAX_LINE:
+                    raise refuse(f"is longer than {MAX_LINE} bytes", file=str(path), line=number)
+                if not line.strip():
+                    continue
+                try:
+                    found = events.decode(line, context, (str(path), number))
+                except events.DECODE_ERRORS as error:
+                    raise refuse(why_not(error), file=str(path), line=number) from None
+                if found is not None:
+                    yield found
     except READ_ERRORS as error:
         raise refuse(f"cannot be read: {error}", file=str(path)) from None
 

@@ -45,6 +45,7 @@ class ProcessRecord(msgspec.Struct, gc=False):
 
     exec_id: str = ""
     pid: int = 0
+    tid: int = 0
     binary: str = ""
     flags: str = ""
     docker: str = ""
@@ -92,6 +93,7 @@ class Event(msgspec.Struct, gc=False):
     rate_limit_info: _Raw = _NOTHING
     test: _Raw = _NOTHING
     node_name: str = ""
+    node_labels: _Raw = _NOTHING
     time: str = ""
 
     def of_no_hook(self) -> bool:
@@ -112,12 +114,15 @@ class Context:
     ``recorders`` maps the name of a recording policy (``policy_name`` of its events) to what it declares per hook; the
     name "" stands for every policy that is not named. ``executables`` maps exec names to executed files where they
     differ; None says that it is not known, and then nothing that compares executables can be decided. ``at_hook`` says
-    that namespaces are known to have been the same at the hook.
+    that namespaces are known to have been the same at the hook. ``policies`` are the recording policies themselves.
+    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``).
     """
 
     recorders: Mapping[str, Declarations] = field(default_factory=dict)
     executables: Mapping[str, str] | None = None
     at_hook: bool = False
+    policies: tuple[Mapping[str, Any], ...] = ()
+    complete: Callable[[Invocation], Invocation] | None = None
 
     def declared(self, policy_name: str, hook: Hook) -> tuple[Sequence[Declared], Sequence[Declared]] | None:
         """The ``args`` and ``data`` of the policy that recorded an event; None when that policy is not known."""
@@ -150,7 +155,9 @@ def event_hook(kind: str, body: Body) -> Hook:
     return Hook(kind, hook_name(body.function_name) if kind == "kprobe" else body.function_name)
 
 
-def invocation(kind: str, body: Body, context: Context, time: str = "", source: tuple[str, int] = ("", 0)) -> Invocation:
+def invocation(
+    kind: str, body: Body, context: Context, time: str = "", source: tuple[str, int] = ("", 0), node_labels: bytes = b""
+) -> Invocation:
     """An event as one call of its hook. Raises one of DECODE_ERRORS when its raw parts are of another shape."""
     hook = event_hook(kind, body)
     raw_args, raw_data = _values(body.args), _values(body.data)
@@ -158,7 +165,7 @@ def invocation(kind: str, body: Body, context: Context, time: str = "", source: 
     args, data = known if known is not None else (_labelled(raw_args), _labelled(raw_data))
     recorded_args, recorded_data = _arguments(args, raw_args), _arguments(data, raw_data)
     returned = bytes(body.returned)
-    return Invocation(
+    found = Invocation(
         hook=hook,
         process=_process(body, context, _recorded_executable((*recorded_args, *recorded_data))),
         args=recorded_args,
@@ -166,14 +173,21 @@ def invocation(kind: str, body: Body, context: Context, time: str = "", source: 
         returned=_value(_member_decoder(returned)) if returned not in (b"", b"{}") else None,
         time=time,
         source=source,
+        node_labels=_labels_decoder(node_labels) if node_labels else None,
     )
+    if context.complete is None:
+        return found
+    try:
+        return context.complete(found)
+    except ValueError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.time`") from None
 
 
 def decode(line: bytes, context: Context, source: tuple[str, int] = ("", 0)) -> Invocation | None:
     """One exported line as an invocation; None for events of no hook. Raises one of DECODE_ERRORS."""
     event = decode_line(line)
     found = body_of(event)
-    return None if found is None else invocation(*found, context, event.time, source)
+    return None if found is None else invocation(*found, context, event.time, source, bytes(event.node_labels))
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -211,6 +225,11 @@ class _Error(msgspec.Struct):
     Message: str = ""
 
 
+class _SockaddrUn(msgspec.Struct):
+    family: str = ""
+    path: str = ""
+
+
 class _Truncated(msgspec.Struct):
     bytes_arg: bytes = b""
 
@@ -218,6 +237,7 @@ class _Truncated(msgspec.Struct):
 _Members = Mapping[str, msgspec.Raw]
 _member_decoder: Callable[[bytes], _Members] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list_decoder: Callable[[bytes], Sequence[_Members]] = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_labels_decoder: Callable[[bytes], Mapping[str, str]] = msgspec.json.Decoder(dict[str, str]).decode
 _integer_decoder: Callable[[bytes | msgspec.Raw], int] = msgspec.json.Decoder(int, strict=False).decode
 # What char_buf holds instead of content when the kernel could not read it: the same text may not be compared (R2.3.25).
 _UNREAD = frozenset([b"CharBufErrorPageFault", b"CharBufErrorTooLarge", b"CharBufErrorENOMEM"])
@@ -249,6 +269,7 @@ _READERS: Mapping[str, Callable[[msgspec.Raw], Value]] = {
     **dict.fromkeys(("file_arg", "path_arg", "linux_binprm_arg"), _file),
     **dict.fromkeys(("sock_arg", "skb_arg"), _socket),
     "sockaddr_arg": _of(_Sockaddr, lambda one: Socket(family=one.family, saddr=one.addr, sport=one.port)),
+    "sockaddrun_arg": _of(_SockaddrUn, lambda one: Socket(family=one.family, saddr=one.path)),
     **dict.fromkeys(("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"), _capabilities),
     # R5.3: the kernel numbers the calls of a 32-bit ABI with bit 31 set.
     "syscall_id": _of(_Syscall, lambda one: one.id | (_ABI_32_BIT if one.abi in ("i386", "arm32") else 0)),
@@ -378,6 +399,7 @@ def _process(body: Body, context: Context, executable: str | None) -> Process:
         pod=pod,
         in_container=True if pod else None if raw.docker else False,
         exec_id=raw.exec_id,
+        thread=raw.tid,
     )
 
 
@@ -399,24 +421,45 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "pod": ("process.pod",),
     "in_container": ("process.pod", "process.docker"),
     "exec_id": ("process.exec_id",),
+    "thread": ("process.tid",),
 }
+# What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
+_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed")
+_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 
 
-def sources(known: tuple[Sequence[Declared], Sequence[Declared]] | None) -> Mapping[str, tuple[str, ...]]:
-    """The members of ``Body`` that an attribute of Invocation or Process is made of, for events with these declarations."""
-    if known is not None and not any(one.label == "exe" for one in (*known[0], *known[1])):
-        return _SOURCES
-    return {**_SOURCES, "executable": ("process.binary", "args", "data")}
+def sources(known: tuple[Sequence[Declared], Sequence[Declared]] | None, completed: bool) -> Mapping[str, tuple[str, ...]]:
+    """What an attribute of Invocation or Process is made of, for events with these declarations: members of ``Body``, ``time``.
+
+    ``completed``: see ``Context.complete``.
+    """
+    found = dict(_SOURCES)
+    if known is None or any(one.label == "exe" for one in (*known[0], *known[1])):
+        found["executable"] = ("process.binary", "args", "data")
+    if completed:
+        for name in (*_OF_PROCESS, *_OF_MOMENT):
+            found[name] = (*found.get(name, ()), "process.exec_id", *(("time",) if name in _OF_MOMENT else ()))
+    return found
 
 
-def identity(event: Event) -> tuple[str, Body, tuple[str, ...]] | None:
-    """The kind of hook, the body, and what names the hook and its recorder, as it stands; None for an event of no hook."""
+def identity(event: Event) -> tuple[str, Body, tuple[str | bytes, ...]] | None:
+    """The kind of hook, the body, and what names the hook, its recorder and its node's labels; None for an event of no hook."""
     found = body_of(event)
     if found is None:
         return None
     kind, one = found
-    names = (one.function_name, one.subsys, one.event, one.path, one.symbol, str(one.offset), one.provider, one.usdt)
+    names = (
+        bytes(event.node_labels),
+        one.function_name,
+        one.subsys,
+        one.event,
+        one.path,
+        one.symbol,
+        str(one.offset),
+        one.provider,
+        one.usdt,
+    )
     return kind, one, (kind, one.policy_name, *names)
 
 

@@ -1,7 +1,11 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What happened: one call of one hook, as a recording (or a running kernel) tells it."""
+"""What happened: one call of one hook, as a recording (or a running kernel) tells it.
+
+Facts about the agent's JSON come from its v1.7 exporter: values stand in the order of the recording policy's
+``args``, without their function index; process data is that of the last exec, not of the moment of the hook.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+EVENT_KINDS: Mapping[str, str] = {
+    "process_kprobe": "kprobe",
+    "process_tracepoint": "tracepoint",
+    "process_lsm": "lsm",
+    "process_uprobe": "uprobe",
+    "process_usdt": "usdt",
+}
 _SYSCALL_PREFIXES = ("__x64_", "__arm64_")
 
 
@@ -25,13 +36,21 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """One entry of a hook's ``args`` or ``data``."""
+    """One entry of a hook's ``args`` or ``data``.
+
+    ``context`` is where the hook's arguments come from when it is not the plain function: ``syscall`` for the registers
+    of a system call (R5.5), ``raw`` for a raw tracepoint. ``size_index`` is sizeArgIndex; ``read`` names what else the
+    agent does to read it: ``maxData`` or ``returnCopy`` (R2.3.25).
+    """
 
     index: int
     type: str
     resolve: str = ""
     source: str = ""
     label: str = ""
+    context: str = ""
+    size_index: int = 0
+    read: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +61,10 @@ class FilePath:
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """Addresses as text, ports and state as the exporter prints them; empty or 0 when absent."""
+    """Addresses as text, ports and state as the exporter prints them; empty or 0 when absent.
+
+    ``saddr`` of a sockaddr_un is its path.
+    """
 
     family: str = ""
     type: str = ""
@@ -105,11 +127,15 @@ class Process:
     pod: Pod | None = None
     in_container: bool | None = None
     exec_id: str = ""
+    thread: int = 0
+    ancestor_pids: tuple[int, ...] | None = None
+    current_namespaces: bool = False
+    current_capabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of one hook. ``source`` is where it was read from: file and line."""
+    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown."""
 
     hook: Hook
     process: Process
@@ -118,6 +144,7 @@ class Invocation:
     returned: Value | None = None
     time: str = ""
     source: tuple[str, int] = ("", 0)
+    node_labels: Mapping[str, str] | None = None
 
 
 def hook_name(call: str) -> str:
@@ -128,8 +155,8 @@ def hook_name(call: str) -> str:
     return call
 
 
-def declared(raw: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
-    """A policy hook's ``args`` or ``data`` list."""
+def declared(raw: Iterable[Mapping[str, Any]], context: str = "") -> tuple[Declared, ...]:
+    """A policy hook's ``args`` or ``data`` list. ``context``: see ``Declared``."""
     return tuple(
         Declared(
             int(one.get("index", 0)),
@@ -137,6 +164,9 @@ def declared(raw: Iterable[Mapping[str, Any]]) -> tuple[Declared, ...]:
             str(one.get("resolve", "")),
             str(one.get("source", "")),
             str(one.get("label", "")),
+            "" if one.get("source") else context,
+            int(one.get("sizeArgIndex", 0)),
+            "maxData" if one.get("maxData") else "returnCopy" if one.get("returnCopy") else "",
         )
         for one in raw
     )

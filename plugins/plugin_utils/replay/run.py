@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from operator import attrgetter, itemgetter
+from operator import attrgetter, gt, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 
 MAX_KEPT = 1 << 16
 MAX_SOURCES = 1 << 12
-_RECENT = 1 << 12
+_RECENT, _TELL = 1 << 14, 1 << 9
 # Events with the same time to the nanosecond may be one; those that a person wrote carry whole seconds.
 _WHOLE_SECONDS = len("2026-11-21T22:30:36Z")
 _MAX_ARGUMENTS = 1 << 12
-_BATCH, _PATIENCE = 1000, 0.2
+_BATCH, _SPOOLED, _PATIENCE = 64, 1000, 0.2
 MAX_TOP = 10
 _DAY = 86400.0
 
@@ -207,7 +207,7 @@ def replay(
     another are noted. ``workers`` processes are forked from this one. Lines that cannot be read are skipped and counted.
     Raises Refused when no recording holds an event of a hook: silence proves nothing then.
     """
-    job = _Job(tuple(policies), tuple(recordings), entry is not None)
+    job = _Job(tuple(policies), tuple(corpus.surveyed(recordings)), entry is not None)
     total = _Part()
     with tempfile.TemporaryDirectory(prefix="apiary-replay-") as spool:
         for part in _parts(job, min(workers, len(recordings)), Path(spool), entry, progress):
@@ -234,7 +234,7 @@ class _WatchedProcess(Process):
 
 
 class _WatchedInvocation(Invocation):
-    """An invocation that holds its hook and its process, and notes what else is read."""
+    """An invocation that holds its hook, its node's labels and its process, and notes what else is read."""
 
     __slots__ = ("_plain", "_reads")
     _plain: Invocation
@@ -255,6 +255,7 @@ def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invoca
         put(view, "_plain", of)
         put(view, "_reads", reads)
     put(invocation, "hook", plain.hook)
+    put(invocation, "node_labels", plain.node_labels)
     put(invocation, "process", process)
     return invocation
 
@@ -287,19 +288,22 @@ class _Plan:
 
 
 class _Table:
-    """The verdicts at one hook, for events recorded by one policy.
+    """The verdicts at one hook, for events recorded by one policy on nodes with the same labels.
 
     ``kept`` holds answers by ``key``; those of ``former`` were not asked for since ``kept`` was last full.
     """
 
-    def __init__(self, kind: str, body: events.Body, context: events.Context, policies: Sequence[CompiledPolicy]) -> None:
+    def __init__(
+        self, kind: str, body: events.Body, context: events.Context, node_labels: bytes, policies: Sequence[CompiledPolicy]
+    ) -> None:
         hook = events.event_hook(kind, body)
         declared = context.declared(body.policy_name, hook)
         self.kind = kind
         self.context = context
+        self.node_labels = node_labels
         self.hook = str(hook)
         self.recorder = "" if declared is not None else body.policy_name
-        self._sources = events.sources(declared)
+        self._sources = events.sources(declared, context.complete is not None)
         self._policies = tuple(enumerate(policies))
         self._reads: frozenset[str] = frozenset()
         self._reads_more(self._reads)
@@ -307,21 +311,23 @@ class _Table:
     def _reads_more(self, names: frozenset[str]) -> None:
         """Note what policies read here; what is kept under less is forgotten."""
         self._reads |= names
-        self.key = _key_of({source for name in self._reads for source in self._sources.get(name, ())})
+        sources = {source for name in self._reads for source in self._sources.get(name, (name,) if name in _UNIQUE else ())}
+        self._unique = not sources.isdisjoint(_UNIQUE)
+        self.key = _key_of(sources - _UNIQUE)
         self._process_names = tuple(sorted(self._reads - _ARGUMENTS))
         self.kept: dict[Any, _Answer] = {}
         self._former: dict[Any, _Answer] = {}
         self._plans: dict[Any, _Plan] = {}
 
-    def answer(self, body: events.Body, key: Any) -> _Answer:
+    def answer(self, body: events.Body, key: Any, time: str) -> _Answer:
         """What the policies say of an event whose key is not in ``kept``.
 
         Raises one of ``events.DECODE_ERRORS`` when a part that they read is of another shape.
         """
         found = self._former.get(key)
         if found is None:
-            found = self._judged(body)
-            if self._reads & _UNIQUE:
+            found = self._judged(body, time)
+            if self._unique:
                 return found
             key = self.key(body)
         if len(self.kept) >= MAX_KEPT:
@@ -329,8 +335,8 @@ class _Table:
         self.kept[key] = found
         return found
 
-    def _judged(self, body: events.Body) -> _Answer:
-        plain = events.invocation(self.kind, body, self.context)
+    def _judged(self, body: events.Body, time: str) -> _Answer:
+        plain = events.invocation(self.kind, body, self.context, time, node_labels=self.node_labels)
         process_key = self._process_key(plain.process, body)
         plan = self._plans.get(process_key) or _Plan((), self._policies)
         reads: set[str] = set()
@@ -363,8 +369,10 @@ class _Table:
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
         """The values of what policies read of a process; for those that cannot be hashed, the JSON that they come from."""
-        raw = {"namespaces": body.process.ns, "pod": body.process.pod}
-        return tuple(bytes(raw[name]) if name in raw else getattr(process, name) for name in self._process_names)
+        raw: dict[str, Any] = {"namespaces": bytes(body.process.ns), "pod": bytes(body.process.pod)}
+        if process.capabilities is not None:
+            raw["capabilities"] = tuple(sorted(process.capabilities.items()))
+        return tuple(raw[name] if name in raw else getattr(process, name) for name in self._process_names)
 
 
 def _judge(number: int, policy: CompiledPolicy, hook: str, invocation: Invocation) -> _Judged | None:
@@ -433,7 +441,7 @@ class _Part:
     policies: dict[int, _PolicyPart] = field(default_factory=dict)
     files: list[FileTotals] = field(default_factory=list)
     skipped: dict[str, Skipped] = field(default_factory=dict)
-    spans: dict[str, list[Any]] = field(default_factory=dict)
+    spans: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     overlap: Counter[tuple[int, ...]] = field(default_factory=Counter)
     recorders: Counter[str] = field(default_factory=Counter)
 
@@ -443,6 +451,10 @@ class _Part:
     def skip(self, one: Skipped) -> None:
         former = self.skipped.get(one.reason)
         self.skipped[one.reason] = one if former is None else replace(former, count=former.count + one.count)
+
+    def seen(self, node: str, count: int, first: str, last: str) -> None:
+        former = self.spans.get(node, (0, first, last))
+        self.spans[node] = former[0] + count, _earlier(former[1], first), _later(former[2], last)
 
     def merge(self, other: _Part) -> None:
         for number, theirs in other.policies.items():
@@ -457,8 +469,7 @@ class _Part:
         for skipped in other.skipped.values():
             self.skip(skipped)
         for node, (count, first, last) in other.spans.items():
-            span = self.spans.setdefault(node, [0, first, last])
-            span[:] = [span[0] + count, _earlier(span[1], first), _later(span[2], last)]
+            self.seen(node, count, first, last)
         self.overlap.update(other.overlap)
         self.recorders.update(other.recorders)
 
@@ -493,121 +504,222 @@ class _Part:
                 cells[file, hook] = cells.get((file, hook), Counts()) + more
 
 
+_Identity = tuple[str | bytes, ...]
+_Found = tuple[int, events.Event, events.Body, _Answer]  # the place among the lines of a batch goes first
+
+
 class _Reader:
     """Reads files for one process; keeps verdicts from one file to the next."""
 
     def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
         self._policies = policies
-        self._tables: dict[events.Context, dict[Any, _Table]] = {}
-
-    def _table(self, context: events.Context, key: tuple[str, ...], kind: str, body: events.Body) -> _Table:
-        tables = self._tables[context]
-        if len(tables) >= MAX_KEPT:
-            tables.clear()
-        table = tables[key] = _Table(kind, body, context, self._policies)
-        return table
+        self._tables: dict[events.Context, dict[_Identity, _Table]] = {}
 
     def read(self, recording: Recording, entry: Callable[[Entry], None] | None, advance: Callable[[int], None]) -> _Part:
         """Replay one file. Raises nothing for what it holds: what cannot be read is counted."""
-        part = _Part()
-        file = str(recording.path)
-        number = found = others = backwards = folded = 0
-        tables = self._tables.setdefault(recording.context, {})
-        key: tuple[str, ...]
-        touched: list[_Answer] = []
-        recent: dict[str, tuple[Any, ...]] = {}
-        former: dict[str, tuple[Any, ...]] = {}
-        latest = ""
-        span: list[Any] = [0, "", ""]
-        node = ""
+        return _File(recording, self._policies, self._tables.setdefault(recording.context, {}), entry).read(advance)
 
-        def skip(reason: str, detail: str) -> None:
-            part.skip(Skipped(reason, 1, file, number, detail))
 
+class _File:
+    """One file while it is read, a few lines at a time: what takes longest then happens in few calls."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        policies: Sequence[CompiledPolicy],
+        tables: dict[_Identity, _Table],
+        entry: Callable[[Entry], None] | None,
+    ) -> None:
+        self._recording = recording
+        self._file = str(recording.path)
+        self._policies = policies
+        self._tables = tables
+        self._entry = entry
+        self._part = _Part()
+        self._line = self._events = self._others = self._backwards = 0
+        self._touched: list[_Answer] = []
+        self._latest: dict[str, str] = {}
+        self._times: tuple[set[str], set[str]] = set(), set()
+        self._calls: tuple[set[int], set[int]] | None = None
+
+    def read(self, advance: Callable[[int], None]) -> _Part:
+        told = folded = 0
         try:
-            with corpus.Lines(recording.path) as lines:
-                for chunk in lines.chunks():
-                    for line in chunk:
-                        number += 1
-                        if not line:
-                            if line is None:
-                                skip(LONG, f"longer than {corpus.MAX_LINE} bytes")
-                            continue
-                        try:
-                            event = events.decode_line(line)
-                            body = event.process_kprobe
-                            if body is not msgspec.UNSET:
-                                kind, key = "kprobe", (body.function_name, body.policy_name)
-                            else:
-                                identity = events.identity(event)
-                                if identity is None:
-                                    if event.of_no_hook():
-                                        others += 1
-                                    else:
-                                        skip(FOREIGN, f"begins with {line[:60]!r}")
-                                    continue
-                                kind, body, key = identity
-                            table = tables.get(key) or self._table(recording.context, key, kind, body)
-                            asked = table.key(body)
-                            answer = table.kept.get(asked) or table.answer(body, asked)
-                        except events.DECODE_ERRORS as error:
-                            if line.strip():
-                                skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, str(error))
-                            continue
-                        time = event.time
-                        size = len(line)
-                        if time:
-                            if len(time) > _WHOLE_SECONDS:
-                                call = (event.node_name, body.process.exec_id, key, bytes(body.args))
-                                if recent.get(time) == call or former.get(time) == call:
-                                    skip(DUPLICATE, f"the same event at {time}")
-                                    continue
-                                if len(recent) >= _RECENT:
-                                    former, recent = recent, {}
-                                recent[time] = call
-                            if event.node_name != node or not span[0]:
-                                node = event.node_name
-                                span = part.spans.setdefault(node, [0, time, time])
-                                latest = span[2]
-                            if time[:-1] < latest[:-1]:
-                                backwards += 1
-                                span[1] = _earlier(span[1], time)
-                            else:
-                                span[2] = latest = time
-                            span[0] += 1
-                        found += 1
-                        if not answer.count:
-                            touched.append(answer)
-                        answer.count += 1
-                        if answer.fired:
-                            answer.size += size
-                            source = (body.process.binary, body.parent.binary, bytes(body.args)[:_MAX_ARGUMENTS])
-                            answer.sources[source] = answer.sources.get(source, 0) + 1
-                        if entry is not None and answer.said:
-                            for said in answer.said:
-                                entry(
-                                    Entry(
-                                        said,
-                                        file,
-                                        number,
-                                        body.process.exec_id,
-                                        time,
-                                        event.node_name,
-                                        body.process.binary,
-                                        body.parent.binary,
-                                        size,
-                                    )
-                                )
-                    advance(lines.position())
-                    if number - folded > MAX_KEPT:
-                        part.fold(file, touched)
-                        touched, folded = [], number
+            with corpus.Lines(self._recording.path) as lines:
+                for batch in lines.batches(_BATCH):
+                    self._replay(batch)
+                    if self._line - told >= _TELL:
+                        told = self._line
+                        advance(lines.position())
+                    if self._line - folded >= MAX_KEPT:
+                        folded = self._line
+                        self._fold()
+                advance(lines.position())
         except corpus.READ_ERRORS as error:
-            number += 1
-            skip(UNREADABLE, str(error))
-        part.fold(file, touched)
-        part.files.append(FileTotals(file, number, found, others, sum(one.count for one in part.skipped.values()), backwards))
-        return part
+            self._skip(UNREADABLE, self._line + 1, str(error))
+        self._fold()
+        skipped = sum(one.count for one in self._part.skipped.values())
+        self._part.files.append(FileTotals(self._file, self._line, self._events, self._others, skipped, self._backwards))
+        return self._part
+
+    def _fold(self) -> None:
+        self._part.fold(self._file, self._touched)
+        self._touched = []
+
+    def _skip(self, reason: str, line: int, detail: str) -> None:
+        self._part.skip(Skipped(reason, 1, self._file, line, detail))
+
+    def _decoded(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[tuple[int, events.Event]]:
+        """Those of some lines that can be read."""
+        for place, (number, line) in enumerate(zip(numbers, lines, strict=True)):
+            try:
+                if len(line) > corpus.MAX_LINE:
+                    self._skip(LONG, number, f"longer than {corpus.MAX_LINE} bytes")
+                else:
+                    yield place, events.decode_line(line)
+            except events.DECODE_ERRORS as error:
+                self._bad(number, line, error)
+
+    def _bad(self, number: int, line: bytes, error: Exception) -> None:
+        if line.strip():
+            self._skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, number, str(error))
+
+    def _replay(self, lines: Sequence[bytes]) -> None:
+        first = self._line + 1
+        self._line += len(lines)
+        try:
+            if max(map(len, lines)) > corpus.MAX_LINE:
+                raise msgspec.MsgspecError
+            decoded = enumerate(map(events.decode_line, lines))
+            found = self._answered(lines, first, list(decoded))
+        except events.DECODE_ERRORS:
+            found = self._answered(lines, first, list(self._decoded(lines, range(first, self._line + 1))))
+        if not found:
+            return
+        if not self._fresh([event.time for _, event, _, _ in found], first):
+            found = [one for one in found if not self._again(first + one[0], one[1], one[2])]
+        self._span(found)
+        self._events += len(found)
+        for place, event, body, answer in found:
+            if not answer.count:
+                self._touched.append(answer)
+            answer.count += 1
+            if answer.said:
+                self._tell(first + place, len(lines[place]), event, body, answer)
+
+    def _answered(self, lines: Sequence[bytes], first: int, decoded: Iterable[tuple[int, events.Event]]) -> list[_Found]:
+        found: list[_Found] = []
+        add, get, unset = found.append, self._tables.get, msgspec.UNSET
+        for place, event in decoded:
+            body = event.process_kprobe
+            if body is not unset:
+                key: _Identity = (body.function_name, body.policy_name, bytes(event.node_labels))
+                table = get(key) or self._table("kprobe", body, key, event)
+            else:
+                identity = events.identity(event)
+                if identity is None:
+                    if event.of_no_hook():
+                        self._others += 1
+                    else:
+                        self._skip(FOREIGN, first + place, f"begins with {lines[place][:60]!r}")
+                    continue
+                kind, body, key = identity
+                try:
+                    table = get(key) or self._table(kind, body, key, event)
+                except events.DECODE_ERRORS as error:
+                    self._bad(first + place, lines[place], error)
+                    continue
+            asked = table.key(body)
+            answer = table.kept.get(asked)
+            if answer is None:
+                try:
+                    answer = table.answer(body, asked, event.time)
+                except events.DECODE_ERRORS as error:
+                    self._bad(first + place, lines[place], error)
+                    continue
+            add((place, event, body, answer))
+        return found
+
+    def _table(self, kind: str, body: events.Body, key: _Identity, event: events.Event) -> _Table:
+        if len(self._tables) >= MAX_KEPT:
+            self._tables.clear()
+        table = self._tables[key] = _Table(kind, body, self._recording.context, bytes(event.node_labels), self._policies)
+        return table
+
+    def _fresh(self, times: Sequence[str], first: int) -> bool:
+        """Whether no event of this file, a bounded number of them, has the time of one of these, or these of each other."""
+        if self._calls is not None:
+            return False
+        recent, former = self._times
+        several = set(times)
+        if len(several) < len(times) or not recent.isdisjoint(several) or not former.isdisjoint(several):
+            self._calls = set(), set()
+            self._recall(first)
+            return False
+        if len(recent) >= _RECENT:
+            former, recent = recent, set()
+            self._times = recent, former
+        recent |= several
+        return True
+
+    def _recall(self, end: int) -> None:
+        """Two events have the same time: from now on each is compared as a whole, also with those before line ``end``."""
+        number = 1
+        with corpus.Lines(self._recording.path) as lines:
+            for batch in lines.batches(_BATCH):
+                for line in batch:
+                    if number >= end:
+                        return
+                    number += 1
+                    try:
+                        event = events.decode_line(line)
+                    except events.DECODE_ERRORS:
+                        continue
+                    found = events.body_of(event)
+                    if found is not None:
+                        self._known(event, found[1])
+
+    def _known(self, event: events.Event, body: events.Body) -> bool:
+        """Whether this event was read before: the same call of the same hook by the same process in the same nanosecond."""
+        if self._calls is None or len(event.time) <= _WHOLE_SECONDS:
+            return False
+        recent, former = self._calls
+        names = (body.function_name, body.event, body.symbol, body.usdt, body.policy_name)
+        call = hash((event.time, event.node_name, body.process.exec_id, names, bytes(body.args)))
+        if call in recent or call in former:
+            return True
+        if len(recent) >= _RECENT:
+            self._calls = recent, former = set(), recent
+        recent.add(call)
+        return False
+
+    def _again(self, number: int, event: events.Event, body: events.Body) -> bool:
+        if not self._known(event, body):
+            return False
+        self._skip(DUPLICATE, number, f"the same event at {event.time}")
+        return True
+
+    def _span(self, found: Sequence[_Found]) -> None:
+        by_node: dict[str, list[str]] = {}
+        for _, event, _, _ in found:
+            if event.time:
+                by_node.setdefault(event.node_name, []).append(event.time)
+        for node, times in by_node.items():
+            former = self._latest.get(node, "")
+            self._latest[node] = times[-1]
+            if any(map(gt, (former, *times), times)):
+                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip((former, *times), times, strict=False))
+            self._part.seen(node, len(times), min(times), max(times))
+
+    def _tell(self, number: int, size: int, event: events.Event, body: events.Body, answer: _Answer) -> None:
+        binary, parent = body.process.binary, body.parent.binary
+        if answer.fired:
+            answer.size += size
+            source = (binary, parent, bytes(body.args)[:_MAX_ARGUMENTS])
+            answer.sources[source] = answer.sources.get(source, 0) + 1
+        if self._entry is not None:
+            for said in answer.said:
+                self._entry(Entry(said, self._file, number, body.process.exec_id, event.time, event.node_name, binary, parent, size))
 
 
 # --- many files -----------------------------------------------------------------------------------------------------
@@ -664,7 +776,7 @@ class _Spool:
 
     def write(self, entry: Entry) -> None:
         self._batch.append(entry)
-        if len(self._batch) >= _BATCH:
+        if len(self._batch) >= _SPOOLED:
             self._flush()
 
     def _flush(self) -> None:
@@ -780,6 +892,9 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
         if version and agent_version and version.removeprefix("v") != agent_version.removeprefix("v"):
             more = f" and {len(recordings) - 1} more" if len(recordings) > 1 else ""
             yield f"{recordings[0].path}{more}: recorded by agent {version}, but the policies are meant for {agent_version}"
+    if any(one.context.complete is None for one in job.recordings) and any(part.reasons for part in total.policies.values()):
+        limit = f"{corpus.MAX_SURVEYED >> 20} MB"
+        yield f"in a recording of more than {limit}, what events say of each other's processes was not looked for: smaller ones decide more"
     for name, count in sorted(total.recorders.items()):
         yield f"the policy {name!r} that recorded {count} events is not at hand: their arguments cannot be read; give its YAML"
 

@@ -189,7 +189,7 @@ class Kernel:
         bpffs = self.root.path("/sys/fs/bpf")
         for path in (self.directory, Path(bpffs)):
             path.mkdir(parents=True, exist_ok=True)
-        self.pins = pins.Pins(bpffs)
+        self.pins = pins.Pins(bpffs, whole_host=not self.root.prefix)
         self._changes = str(self.directory / "changes")
         self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         os.close(os.open(self._changes, os.O_WRONLY | os.O_CREAT, 0o600))

@@ -172,7 +172,8 @@ class Manager:
         tree.create_policy(folder, policy.mode(entry.requested_mode))
         for program in policy.programs:
             entries = (1 if program.section == "lsmhooks" else faults.override_entries) if program.overrides else 0
-            tree.create_hook(folder / program.folder, program.pins_link, program.has_override_link, entries)
+            egress = policies.egress(policy, program)
+            tree.create_hook(folder / program.folder, program.pins_link, program.has_override_link, entries, egress)
         entry.conf, entry.stats = tree.conf(folder), tree.stats(folder)
         entry.sequence = self._kernel.attach(policy.document, folder, policy.programs, self._reader)
         for sensor in policy.sensors:

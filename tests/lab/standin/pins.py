@@ -4,7 +4,9 @@
 """Pins: what of a policy is in the kernel, as a tree with the real agent's names.
 
 On a real bpffs they are real maps, programs and links, made by bpf(2): the program is a raw tracepoint that returns 0,
-on an event that hardly ever happens. Anywhere else they are plain files with the same content.
+on an event that hardly ever happens. On a host with a cgroup tree of its own, an Override by IPv4 ranges is a program on
+connect(2) instead, which really denies, as long as its link is pinned and policy_conf says enforce. Anywhere else pins
+are plain files with the same content.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import errno
 import os
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
+from ipaddress import IPv4Network
 from pathlib import Path
 
 ENFORCE, MONITOR, MONITOR_ONLY = range(3)
@@ -29,7 +33,16 @@ BASE_PROGRAMS = "event_execve event_exit execve_map_update kprobe_pid_clear tg_k
 _STATS = struct.Struct("=10Q")
 _ENTRY = struct.Struct("=Qi")
 _KEY0 = bytes(4)
+CGROUP = Path("/sys/fs/cgroup")
 Identity = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Egress:
+    """Connections that a policy overrides: to these networks or, ``outside``, to all others."""
+
+    networks: tuple[IPv4Network, ...]
+    outside: bool
 
 
 def identity(path: str) -> Identity | None:
@@ -45,7 +58,9 @@ def identity(path: str) -> Identity | None:
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _PROG_LOAD, _PIN, _GET, _RAW_TP_OPEN = 0, 1, 2, 3, 5, 6, 7, 17
-_HASH, _ARRAY, _RAW_TRACEPOINT, _NO_PREALLOC = 1, 2, 17, 1
+_LINK_CREATE = 28
+_HASH, _ARRAY, _RAW_TRACEPOINT, _CGROUP_SOCK_ADDR, _INET4_CONNECT, _NO_PREALLOC = 1, 2, 17, 18, 10, 1
+_PROGRAM = "=IIQQIIQII16sII"
 _RETURN_0 = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 _QUIET_EVENT = b"oom_score_adj_update"
 
@@ -76,12 +91,47 @@ def _new_map(path: Path, kind: int, key: int, value: int, entries: int, flags: i
 
 def _new_program(program: Path, link: Path | None) -> None:
     code, gpl, event = (ctypes.create_string_buffer(one) for one in (_RETURN_0, b"GPL", _QUIET_EVENT))
-    layout = "=IIQQIIQII16s"
-    fields = (_RAW_TRACEPOINT, 2, ctypes.addressof(code), ctypes.addressof(gpl), 0, 0, 0, 0, 0, b"standin")
-    descriptor = _bpf(_PROG_LOAD, layout, *fields)
+    fields = (_RAW_TRACEPOINT, 2, ctypes.addressof(code), ctypes.addressof(gpl), 0, 0, 0, 0, 0, b"standin", 0, 0)
+    descriptor = _bpf(_PROG_LOAD, _PROGRAM, *fields)
     if link is not None:
         _pin(_bpf(_RAW_TP_OPEN, "=QI", ctypes.addressof(event), descriptor), link)
     _pin(descriptor, program)
+
+
+def _new_connect_program(program: Path, link: Path, conf: Path, egress: Egress) -> None:
+    """A program on every connect(2) of this host, and its link."""
+    name = ctypes.create_string_buffer(bytes(conf))
+    mode = _bpf(_GET, "=QII", ctypes.addressof(name), 0, 0)
+    code, gpl = ctypes.create_string_buffer(_connect_code(egress, mode)), ctypes.create_string_buffer(b"GPL")
+    count = (len(code) - 1) // 8
+    fields = (_CGROUP_SOCK_ADDR, count, ctypes.addressof(code), ctypes.addressof(gpl), 0, 0, 0, 0, 0, b"standin", 0, _INET4_CONNECT)
+    descriptor = _bpf(_PROG_LOAD, _PROGRAM, *fields)
+    os.close(mode)
+    cgroup = os.open(CGROUP, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _pin(_bpf(_LINK_CREATE, "=IIII", descriptor, cgroup, _INET4_CONNECT, 0), link)
+    finally:
+        os.close(cgroup)
+    _pin(descriptor, program)
+
+
+def _connect_code(egress: Egress, conf: int) -> bytes:
+    """0 (deny) for the addresses of ``egress`` while the first byte of the map ``conf`` is 0 (enforce), else 1."""
+
+    def op(code: int, to: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+        return struct.pack("<BBhI", code, to | source << 4, offset, value & 0xFFFFFFFF)
+
+    key_on_stack = op(0x62, 10, offset=-4) + op(0xBF, 2, 10) + op(0x07, 2, value=-4)
+    look_up = op(0x18, 1, 1, value=conf) + op(0) + op(0x85, value=1)
+    allow = op(0xB7, 0, value=1) + op(0x95)
+    if_enforcing = op(0x15, 0, offset=4) + op(0x71, 1, 0) + op(0x55, 1, offset=2)
+    deny = key_on_stack + look_up + if_enforcing + op(0xB7) + op(0x95) + allow
+    fall, jump = (deny, allow) if egress.outside else (allow, deny)
+    tests = b""
+    for left, network in zip(reversed(range(len(egress.networks))), egress.networks, strict=True):
+        address, mask = (int.from_bytes(one.packed, "little") for one in (network.network_address, network.netmask))
+        tests += op(0xBC, 2, 6) + op(0x54, 2, value=mask) + op(0x16, 2, offset=3 * left + len(fall) // 8, value=address)
+    return op(0x61, 6, 1, 4) + tests + fall + jump
 
 
 class _Open:
@@ -192,9 +242,10 @@ def is_bpffs(path: str) -> bool:
 class Pins:
     """The tree of one host's pins, made by agents and used by its kernel."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, whole_host: bool = False) -> None:
         self.directory = Path(directory)
         self.real = is_bpffs(directory)
+        self.denies_connections = self.real and whole_host and (CGROUP / "cgroup.controllers").exists()
 
     def _map(self, path: Path, kind: int, key: int, value: int, entries: int) -> None:
         if self.real:
@@ -224,11 +275,14 @@ class Pins:
         self._map(folder / "policy_stats", _ARRAY, 4, _STATS.size, 1)
         self.conf(folder).write(MODES[mode])
 
-    def create_hook(self, folder: Path, links: bool, override_link: bool, override_entries: int) -> None:
-        """One hook; ``override_entries`` is the size of its override_tasks, 0 for none."""
+    def create_hook(self, folder: Path, links: bool, override_link: bool, override_entries: int, egress: Egress | None = None) -> None:
+        """One hook; ``override_entries`` is the size of its override_tasks, 0 for none; ``egress``: what it denies for real."""
         folder.mkdir(parents=True)
         self._program(folder, "", links)
-        if override_link:
+        if override_link and egress is not None and self.denies_connections:
+            conf = folder.parents[1] / "policy_conf"
+            _new_connect_program(folder / "prog_override", folder / "link_override", conf, egress)
+        elif override_link:
             self._program(folder, "_override", True)
         if override_entries:
             self._map(folder / "override_tasks", _HASH, 8, 4, override_entries)

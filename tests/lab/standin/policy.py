@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile imp
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.filters import CAPABILITY_NAMES
 
 from . import known
+from .pins import Egress
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SENSORS = {
@@ -167,6 +169,21 @@ class TracingPolicy:
                 total += {"lsmhooks": 581632, "tracepoints": 409600 if hook.raw.get("raw") else 339968}.get(hook.section, 352256)
             total += 7598080 * any(action.get("rateLimit") for one in hook.selectors for action in one.get("matchActions", ()))
         return total
+
+
+_RANGES = {"SAddr": False, "DAddr": False, "NotSAddr": True, "NotDAddr": True}
+
+
+def egress(policy: TracingPolicy, program: Program) -> Egress | None:
+    """The connections that a hook overrides by nothing but IPv4 ranges; None for any other hook."""
+    if program.name != "security_socket_connect" or not program.overrides:
+        return None
+    selectors = [one for hook in policy.hooks if hook.name == program.name for one in hook.selectors]
+    if len(selectors) != 1 or set(selectors[0]) != {"matchArgs", "matchActions"} or len(selectors[0]["matchArgs"]) != 1:
+        return None
+    match = selectors[0]["matchArgs"][0]
+    networks = tuple(IPv4Network(value, strict=False) for value in match["values"] if ":" not in value)
+    return Egress(networks, _RANGES[match["operator"]]) if match["operator"] in _RANGES and networks else None
 
 
 def _hook_folder(hook: HookEntry, place: int, name: str) -> str:

@@ -26,6 +26,7 @@ _WITH_VALUE = {
     "--namespace": "namespace",
     "-o": "output",
     "--output": "output",
+    "--policy-names": "policy-names",
 }
 _SWITCHES = {"-d": "debug", "--debug": "debug", "-s": "server", "--server": "server", "-b": "build", "--build": "build"}
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -226,10 +227,12 @@ def _events(client: Client) -> None:
     except wire.Unreachable as error:
         _fail(f"Error: failed to call GetEvents: rpc error: code = Unavailable desc = {error}")
     stream.settimeout(None)
+    names = set(client.options.get("policy-names", "").split(",")) - {""}
     with stream.makefile("r", encoding="utf-8") as lines:
         for line in lines:
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            if not names or any(isinstance(body, dict) and body.get("policy_name") in names for body in json.loads(line).values()):
+                sys.stdout.write(line)
+                sys.stdout.flush()
 
 
 _COMMANDS = {"info": _info, "probe": _probe, "status": _status, "version": _version, "getevents": _events}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,20 @@ def test_writing_again_changes_nothing(written: Path) -> None:
 def test_writing_leaves_nothing_else_behind(written: Path) -> None:
     write(SMALL, written.parent)
     assert list(written.parent.iterdir()) == [written]
+
+
+def test_two_builds_may_write_the_same_bundle_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = tempfile.mkdtemp
+
+    def overtaken(**options: Any) -> str:
+        monkeypatch.setattr(tempfile, "mkdtemp", make)
+        write(SMALL, tmp_path)
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", overtaken)
+    target = write(SMALL, tmp_path)
+    assert read(target) == SMALL
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_writing_over_an_altered_bundle_is_refused(written: Path) -> None:
@@ -403,3 +418,14 @@ def test_changes_come_in_the_order_of_policies() -> None:
 def test_the_manifest_can_be_read_by_a_person(written: Path) -> None:
     text = (written / "bundle.json").read_text(encoding="utf-8")
     assert text == json.dumps(SMALL.manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_what_policies_need_is_listed_once_with_all_that_need_it():
+    lsm = {"kind": "probe", "any_of": ["lsm"], "reason": "hooks of BPF LSM"}
+    flag = {"kind": "flag", "any_of": ["enable-policy-filter"], "reason": "podSelector"}
+    policies = [
+        {"reference": "file/one", "requirements": [lsm]},
+        {"reference": "file/two", "requirements": [flag, lsm]},
+        {"reference": "file/two", "requirements": [lsm]},
+    ]
+    assert bundles.needs(policies) == [{**lsm, "policies": ["file/one", "file/two"]}, {**flag, "policies": ["file/two"]}]

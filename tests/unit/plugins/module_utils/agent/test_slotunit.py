@@ -45,6 +45,8 @@ def test_nothing_is_healed_while_the_agent_runs(slot):
     Path(slot.pid_file).parent.mkdir(parents=True)
     agent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "tetragon"])
     try:
+        while b"tetragon" not in Path(f"/proc/{agent.pid}/cmdline").read_bytes():
+            pass  # it is about to become what it is to be
         Path(slot.pid_file).write_text(str(agent.pid), encoding="utf-8")
         assert heal(slot) == ""
         assert slot.pins.policies() == ["part"]

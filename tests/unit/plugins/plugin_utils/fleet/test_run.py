@@ -21,7 +21,7 @@ from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples
 
 from .conftest import HEAD, observation
 
-RINGS = "rings:\n  - {name: canary, take: 2, batch: 1}\n  - {name: fleet, take: rest}\n"
+RINGS = "rings:\n  - {name: canary, take: 2, batch: 1}\n  - {name: fleet, take: rest, batch: 1}\n"
 Begin = Callable[..., Run]
 
 
@@ -121,15 +121,16 @@ def test_an_agent_of_another_version_is_refused_in_words(version: str, begin: Be
 
 
 def test_a_batch_is_held_back_when_more_hosts_are_lost_than_may_be(begin: Begin) -> None:
-    run = begin("a", "b", "c", "d")
-    first, second = run.ring("canary").hosts
-    assert run.ring_begins("canary") == "open"
-    assert run.batch_begins("canary", 0) == ""
-    assert run.batch_begins("canary", 1) == f"1 host(s) lost and 0 may be: {first}"
-    assert run.attempted("canary") == [first]
-    record(run, "rings/canary/start", first, observation())
-    assert run.batch_begins("canary", 1) == ""
-    assert run.attempted("canary") == [first, second]
+    run = begin("a", "b", "c", "d", "e")
+    first, second, _third = run.ring("fleet").hosts
+    assert run.ring_begins("fleet") == "open"
+    assert run.batch_begins("fleet", 0) == ""
+    assert run.batch_begins("fleet", 1) == f"1 host(s) lost and 0 may be: {first}"
+    assert run.batch_begins("fleet", 2) == f"1 host(s) lost and 0 may be: {first}"
+    assert run.attempted("fleet") == [first]
+    record(run, "rings/fleet/start", first, observation())
+    assert run.batch_begins("fleet", 1) == ""
+    assert run.attempted("fleet") == [first, second]
 
 
 def test_a_ring_that_is_taken_up_takes_no_host_for_lost_that_is_still_to_come(begin: Begin) -> None:

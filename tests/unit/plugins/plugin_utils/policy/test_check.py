@@ -9,11 +9,13 @@ import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import DEFAULT_PROTECTED
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult, check, run_cases
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import (
     CASES,
     EVENTS,
+    META,
     PROTECTED,
     REFERENCES,
     TEMPLATE,
@@ -25,6 +27,10 @@ from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples
 )
 
 RECORDER = TEMPLATE.partition("{% if")[0] + "  kprobes:" + TEMPLATE.partition("  kprobes:")[2].partition("      selectors:")[0]
+
+
+# What the lints say of a kill at security_file_open that goes by the file's path, beside the protected executables.
+OF_A_KILL = ["kill-after-effect", "rename-or-link", "bind-mount"]
 
 
 def results(tree: PolicyTree) -> list[CaseResult]:
@@ -76,8 +82,64 @@ def test_the_shape_is_that_of_the_agents_version(tree: PolicyTree) -> None:
 def test_findings_depend_on_mode_and_protected(tree: PolicyTree) -> None:
     tree.add(template=TEMPLATE.replace("action: Post", "action: Sigkill"))
     rendered = render(tree.policy(), {}, "host", PROTECTED)
-    assert [one.rule for one in check(rendered, "enforce", (1, 7, 0), PROTECTED)[1]] == ["kills-protected"]
-    assert check(rendered, "enforce", (1, 7, 0), ())[1] == []
+    assert [one.rule for one in check(rendered, "enforce", (1, 7, 0), PROTECTED)[1]] == ["kills-protected", *OF_A_KILL]
+    assert [one.rule for one in check(rendered, "enforce", (1, 7, 0), ())[1]] == OF_A_KILL
+
+
+def test_findings_depend_on_the_kernel(tree: PolicyTree) -> None:
+    tree.add(template=TEMPLATE.replace("action: Post", "action: Override, argError: -1"))
+    rendered = render(tree.policy(), {}, "host", PROTECTED)
+    assert "override-kprobe-multi" in {one.rule for one in check(rendered, "monitor", (1, 7, 0), PROTECTED)[1]}
+    without = Kernel(probes={"kprobe_multi": False})
+    assert "override-kprobe-multi" not in {one.rule for one in check(rendered, "monitor", (1, 7, 0), PROTECTED, without)[1]}
+
+
+# --- what a policy allows -------------------------------------------------------------------------------------------
+
+
+def allowing(*rules: str) -> str:
+    """A meta.yml that allows these rules."""
+    entries = "".join(f"    - {{rule: {rule}, reason: Because of the test.}}\n" for rule in rules)
+    return META.replace("inputs:\n", f"lint:\n  allow:\n{entries}inputs:\n", 1)
+
+
+def test_what_is_allowed_is_shown_with_its_reason_and_is_no_error(tree: PolicyTree) -> None:
+    tree.add(meta=allowing("kills-protected", *OF_A_KILL), template=TEMPLATE.replace("action: Post", "action: Sigkill"))
+    found = check(render(tree.policy(), {}, "host", PROTECTED), "enforce", (1, 7, 0), PROTECTED)[1]
+    assert {one.severity for one in found} == {"allowed"}
+    assert all(one.message.endswith("; allowed: Because of the test.") for one in found)
+
+
+def test_what_is_not_allowed_stays(tree: PolicyTree) -> None:
+    tree.add(meta=allowing(*OF_A_KILL), template=TEMPLATE.replace("action: Post", "action: Sigkill"))
+    found = check(render(tree.policy(), {}, "host", PROTECTED), "enforce", (1, 7, 0), PROTECTED)[1]
+    assert [one.rule for one in found if one.severity == "error"] == ["kills-protected"]
+
+
+def test_what_is_allowed_in_vain_is_refused(tree: PolicyTree) -> None:
+    target = tree.add(meta=allowing("kills-protected"))
+    (problem,) = refused(check, render(tree.policy(), {}, "host", PROTECTED), "monitor", (1, 7, 0), PROTECTED)
+    assert (problem.file, problem.path) == (str(target / "meta.yml"), "lint.allow")
+    assert "allows kills-protected, which the policy never breaks" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("action: Post", "action: {% if form == 'cluster' %}Sigkill{% else %}Post{% endif %}", id="another form"),
+        pytest.param("action: Post", "action: {% if paths | length == 2 %}Sigkill{% else %}Post{% endif %}", id="the values of a case"),
+    ],
+)
+def test_what_is_broken_elsewhere_may_be_allowed_here(old: str, new: str, tree: PolicyTree) -> None:
+    cases = CASES.replace("must: fire", "must: fire\n  values: {paths: [/etc/watched, /etc/more]}")
+    tree.add(meta=allowing("kill-after-effect"), template=TEMPLATE.replace(old, new), cases=cases)
+    assert check(render(tree.policy(), {"paths": ["/etc/watched"]}, "host", PROTECTED), "monitor", (1, 7, 0), PROTECTED)[1] == []
+
+
+def test_what_another_version_breaks_may_be_allowed_on_this_one(tree: PolicyTree) -> None:
+    template = TEMPLATE.replace("args:", "ignore: {callNotFound: true}\n      args:")
+    tree.add(meta=allowing("call-not-found"), template=template)
+    assert check(render(tree.policy(), {}, "host", PROTECTED), "monitor", (1, 8, 0), PROTECTED)[1] == []
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------

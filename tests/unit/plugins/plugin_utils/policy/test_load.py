@@ -124,6 +124,11 @@ def test_meta_needs(key: str, tree: PolicyTree) -> None:
     assert refused(tree.policy) == (Problem(str(target / "meta.yml"), 1, "", f"key {key!r} is missing"),)
 
 
+def allowing(*rules: str, reason: str = "for the test") -> str:
+    """The key ``lint`` that allows these rules, before the key ``inputs``."""
+    return "lint:\n  allow:\n" + "".join(f"    - {{rule: {rule}, reason: {reason}}}\n" for rule in rules) + "inputs:"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "path", "message"),
     [
@@ -149,6 +154,17 @@ def test_meta_needs(key: str, tree: PolicyTree) -> None:
             "[/etc/watched]", "[etc]", 15, "inputs.paths.default[0]", 'is "etc"; needed: an absolute path', id="a default of another type"
         ),
         pytest.param("[/etc/watched]", "[]", 15, "inputs.paths.default", "needs at least 1 entries", id="a default out of bounds"),
+        pytest.param("inputs:", allowing("no-such-rule"), 11, "lint.allow[0].rule", "no rule 'no-such-rule'", id="an unknown rule"),
+        pytest.param("inputs:", allowing("bind-mounts"), 11, "lint.allow[0].rule", "did you mean 'bind-mount'?", id="a misspelt rule"),
+        pytest.param("inputs:", allowing("ceiling"), 11, "lint.allow[0].rule", "it cannot be allowed", id="what the agent refuses"),
+        pytest.param("inputs:", allowing("memory", "memory"), 12, "lint.allow[1].rule", "allowed twice", id="a rule twice"),
+        pytest.param(
+            "inputs:", allowing("memory", reason="none"), 11, "lint.allow[0].reason", "needed: a reason, in words", id="no reason"
+        ),
+        pytest.param("inputs:", "lint: {allow: []}\ninputs:", 9, "lint.allow", "at least 1 entries", id="nothing allowed"),
+        pytest.param(
+            "inputs:", "lint: {allow: [{rule: memory}]}\ninputs:", 9, "lint.allow[0]", "key 'reason' is missing", id="no reason at all"
+        ),
         pytest.param("[/etc/watched]", "null", 15, "inputs.paths.default", "is null; needed: a list", id="a default of nothing"),
     ],
 )
@@ -305,3 +321,10 @@ def test_the_digest_changes_with_the_macros(tree: PolicyTree) -> None:
     before = tree.policy().digest
     tree.add_macros("scope.j2", "{# changed #}")
     assert tree.policy().digest != before
+
+
+def test_actions_stand_only_where_a_case_must_fire(tree: PolicyTree) -> None:
+    tree.add(cases=CASES.replace("must: stay-quiet", "must: stay-quiet\n  actions: [Post]"))
+    (problem,) = refused(lambda: tree.policy().cases)
+    assert (problem.line, problem.path) == (9, "[1].actions")
+    assert "only where the case must fire" in problem.message

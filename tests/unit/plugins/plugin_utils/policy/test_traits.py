@@ -184,7 +184,11 @@ def test_an_agent_must_have(spec: dict[str, Any], needed: list[tuple[str, ...]])
     assert [(one.kind, *one.any_of) for one in traits_of(spec).requirements] == needed
 
 
-@pytest.mark.xfail(strict=True, reason="traits._requirements: a namespaced policy needs the policy filter too (R4.1, facts 5.6)")
+def test_from_1_7_1_on_the_host_alone_is_selected_without_the_policy_filter() -> None:
+    assert traits_of({"kprobes": [{"call": "a"}], "hostSelector": {}}, (1, 7, 1)).requirements == ()
+    assert traits_of({"kprobes": [{"call": "a"}], "hostSelector": {}, "podSelector": {}}, (1, 7, 1)).requirements != ()
+
+
 def test_a_namespaced_policy_needs_the_policy_filter() -> None:
     derived = traits(document({"kprobes": [{"call": "a"}]}, "shop"), (1, 7, 0))
     assert [one.any_of for one in derived.requirements] == [("enable-policy-filter",)]

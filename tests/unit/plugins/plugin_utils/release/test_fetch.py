@@ -232,7 +232,7 @@ def test_a_source_that_cannot_be_one(source, message):
 def test_no_space(tarball, cache, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 1000))
-    refused(cache, "cache: has no space for the release: make room, or give another directory as apiary_cache_dir", source=str(tarball))
+    refused(cache, "cache: has no space for the release: make room, or give another directory as apiary_release_cache", source=str(tarball))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
@@ -251,4 +251,4 @@ def test_a_disk_that_fills_up(tarball, cache, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_used(tarball):
-    refused(Path("/proc/none"), "/proc/none: cannot be used as a cache: .*; give another as apiary_cache_dir", source=str(tarball))
+    refused(Path("/proc/none"), "/proc/none: cannot be used as a cache: .*; give another as apiary_release_cache", source=str(tarball))

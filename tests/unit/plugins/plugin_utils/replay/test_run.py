@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Counts, Entry, Progress, Summary
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS, messages, refused
 
@@ -103,8 +104,7 @@ def one_by_one(policies: Sequence[CompiledPolicy], recordings: Sequence[corpus.R
     found: Counter[tuple[Any, ...]] = Counter()
     for recording in recordings:
         with corpus.Lines(recording.path) as file:
-            numbered = enumerate((line for chunk in file.chunks() for line in chunk if line), 1)
-            for number, line in numbered:
+            for number, line in enumerate(file, 1):
                 invocation = corpus.events.decode(line, recording.context)
                 for place, one in enumerate(policies if invocation else ()):
                     for verdict in one.evaluate(invocation):
@@ -114,7 +114,7 @@ def one_by_one(policies: Sequence[CompiledPolicy], recordings: Sequence[corpus.R
 
 
 def test_what_is_kept_changes_nothing(narrow: list[CompiledPolicy]) -> None:
-    recordings = corpus.find([CORPUS / "broad"], executables=EXECUTABLES)
+    recordings = corpus.surveyed(corpus.find([CORPUS / "broad"], executables=EXECUTABLES))
     entries: list[Entry] = []
     run.replay(narrow, recordings, entry=entries.append)
     told = Counter((one.said.number, one.file, one.line, one.said.fires, one.said.outcomes) for one in entries)
@@ -139,6 +139,39 @@ def test_the_recorders_lie_beside_their_recording(narrow: list[CompiledPolicy]) 
     assert summary.skipped == ()
 
 
+@pytest.mark.parametrize("executables", [EXECUTABLES, None], ids=["programs known", "from the recording alone"])
+def test_a_replay_fires_where_the_agent_fired(narrow: list[CompiledPolicy], executables: Mapping[str, str] | None) -> None:
+    fired: dict[str, Counter[str]] = {one.name: Counter() for one in narrow}
+    maybe: dict[str, Counter[str]] = {one.name: Counter() for one in narrow}
+    seen = set()
+
+    def told(one: Entry) -> None:
+        (fired if one.said.fires else maybe)[one.said.policy][one.exec_id] += 1
+
+    summary = run.replay(narrow, corpus.find([CORPUS / "broad"], executables=executables), entry=told)
+    for file in sorted((CORPUS / "broad").glob("broad-*.gz")):
+        seen |= {json.loads(line)[next(iter(json.loads(line)))]["process"]["exec_id"] for line in gzip.open(file)}  # noqa: SIM115
+    for totals in summary.policies:
+        assert totals.total.undecided <= 0.05 * totals.total.seen
+        if totals.policy == "n17-ratelimit":
+            continue  # the agent withheld some
+        with gzip.open(CORPUS / "narrow" / f"{totals.policy}.expected.jsonl.gz") as lines_:
+            emitted = Counter(json.loads(line)["process_kprobe"]["process"]["exec_id"] for line in lines_)
+        for exec_id in seen:
+            assert fired[totals.policy][exec_id] <= emitted[exec_id] <= fired[totals.policy][exec_id] + maybe[totals.policy][exec_id]
+
+
+def test_a_recording_that_is_too_large_is_not_surveyed(narrow: list[CompiledPolicy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "MAX_SURVEYED", 1 << 20)
+    summary = run.replay(narrow, corpus.find([CORPUS / "broad"], executables=EXECUTABLES))
+    assert sum(one.total.undecided for one in summary.policies) > 0
+    assert any("of more than 1 MB" in note for note in summary.notes)
+
+
+def test_the_hooks_of_a_recording_are_those_of_its_recorders() -> None:
+    assert Hook("lsm", "file_open") in corpus.hooks(corpus.find([CORPUS / "broad"]))
+
+
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
@@ -147,8 +180,8 @@ def test_a_policy_counts_what_reached_its_hook(home: Path) -> None:
     other["process_kprobe"]["function_name"] = "g"
     (home / "a.jsonl").write_bytes(lines(event("/etc"), event("/var", 1), event("/usr", 2), other))
     summary, entries = replayed(home)
-    size = len(json.dumps(event("/etc")))
-    assert [one.total for one in summary.policies] == [Counts(1, 2, 0, size), Counts(2, 1, 0, size + len(json.dumps(event("/var", 1))))]
+    size = len(lines(event("/etc")))
+    assert [one.total for one in summary.policies] == [Counts(1, 2, 0, size), Counts(2, 1, 0, size + len(lines(event("/var", 1))))]
     assert [(one.said.policy, one.line, one.exec_id, one.time) for one in entries] == [
         ("etc", 1, "id0", "2026-11-22T09:00:00.5Z"),
         ("var", 1, "id0", "2026-11-22T09:00:00.5Z"),
@@ -320,7 +353,6 @@ def skipped(summary: Summary) -> dict[str, tuple[int, int]]:
 
 def test_lines_that_cannot_be_read_are_skipped_and_counted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MAX_LINE", 1000)
-    monkeypatch.setattr(corpus, "_CHUNK", 64)
     torn = json.dumps(event())[:100]
     content = lines(
         event(), torn, '{"other": 1}', '{"process_kprobe": 7}', "[]", event("/etc"), "", " ", b"\xff", b"x" * 2000,

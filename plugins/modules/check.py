@@ -1,0 +1,90 @@
+#!/usr/bin/python
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Documentation of apiary.tetragon.check, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: check
+short_description: Check every policy of an environment
+version_added: 0.1.0
+author:
+  - Apiary contributors (@apiary)
+description:
+  - Renders every policy of an environment file, holds it against the policy schema of the environment's agent version
+    and against the lints, and replays its cases. On request it plants known bugs into each policy and says which of
+    them the cases catch.
+  - Unlike M(apiary.tetragon.bundle) it writes no bundle, and goes on after the first policy that is broken.
+  - Fails when a case is broken, when a policy has no cases, when a lint finds an error, and when the cases let too
+    many of the planted bugs live. The reports are written all the same.
+  - Runs on the controller and needs no host.
+extends_documentation_fragment:
+  - apiary.tetragon.reports
+options:
+  environment_file:
+    description:
+      - The environment file.
+    type: path
+    required: true
+  policy_path:
+    description:
+      - Directories with policies of your own. A policy found there goes before one of the same name in the
+        collection's library, which is always searched last.
+    type: list
+    elements: path
+    default: []
+  cache_dir:
+    description:
+      - Where results of checks are kept, by the digest of everything they depend on.
+    type: path
+  mutation:
+    description:
+      - Check the cases too, by planting known bugs into each policy (see RV(check)).
+    type: bool
+    default: false
+  mutation_needed:
+    description:
+      - The share, in percent, of the planted bugs that the cases of each policy must catch. Bugs that make no
+        difference do not count.
+    type: int
+    default: 90
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+    details:
+      - It changes nothing; the reports are written in check mode too.
+  diff_mode:
+    description: Returns details on what has changed when in diff mode.
+    support: none
+seealso:
+  - module: apiary.tetragon.bundle
+  - module: apiary.tetragon.replay
+"""
+
+EXAMPLES = r"""
+- name: Check production as a pull request would have it
+  apiary.tetragon.check:
+    environment_file: environments/production.yml
+    policy_path: [policies]
+    mutation: true
+    junit: reports/check.xml
+    markdown: reports/check.md
+"""
+
+RETURN = r"""
+check:
+  description: The report, as in O(report). C(docs/schemas/check-report.json) describes it.
+  returned: success
+  type: dict
+  contains:
+    passed:
+      description: Whether everything holds.
+      type: bool
+    policies:
+      description: Each policy with its problems, findings, cases and, on request, planted bugs.
+      type: list
+      elements: dict
+"""

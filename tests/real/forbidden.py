@@ -1,0 +1,69 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One enforcing policy per kind of hook, each against the act that ``prober.py`` attempts under the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import prober
+import yaml
+
+_FILE = {"index": 0, "type": "file"}
+_LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
+
+
+def _on(name: str, index: int = 0) -> dict[str, Any]:
+    return {"matchArgs": [{"index": index, "operator": "Equal", "values": [f"{prober.FILES}/{name}"]}]}
+
+
+def _selector(match: dict[str, Any], action: str) -> list[dict[str, Any]]:
+    return [{**match, "matchActions": [{"action": action, **({"argError": -1} if action == "Override" else {})}]}]
+
+
+def _number(index: int, value: int) -> dict[str, Any]:
+    return {"matchArgs": [{"index": index, "operator": "Equal", "values": [str(value)]}]}
+
+
+HOOKS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "kprobe": (
+        "kprobes",
+        {"call": "fd_install", "syscall": False, "args": [{"index": 0, "type": "int"}, {"index": 1, "type": "file"}]},
+        "Sigkill",
+    ),
+    "override": ("kprobes", {"call": "security_file_open", "syscall": False, "args": [_FILE]}, "Override"),
+    "lsm": ("lsmhooks", {"hook": "file_open", "args": [_FILE]}, "Override"),
+    "tracepoint": (
+        "tracepoints",
+        {"subsystem": "syscalls", "event": "sys_enter_lseek", "args": [{"index": 7, "type": "uint32"}]},
+        "Sigkill",
+    ),
+    "uprobe": ("uprobes", {"path": _LIBC, "symbols": ["l64a"], "args": [{"index": 0, "type": "int64"}]}, "Sigkill"),
+}
+MATCHES = {
+    "kprobe": _on("kprobe", 1),
+    "override": _on("override"),
+    "lsm": _on("lsm"),
+    "tracepoint": _number(7, prober.WHENCE),
+    "uprobe": _number(0, prober.ARGUMENT),
+}
+
+
+def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
+    """The policy against one kind of act, as a bundle describes it, its text in the form that bundles have."""
+    section, hook, action = HOOKS[kind]
+    spec = {
+        section: [{**hook, "message": f"forbidden act, revision {revision}", "selectors": _selector(MATCHES[kind], action)}],
+        "options": [{"name": "disable-kprobe-multi", "value": "1"}, {"name": "policy-mode", "value": mode}],
+    }
+    name = f"{kind}-{revision}"
+    document = {"apiVersion": "cilium.io/v1alpha1", "kind": "TracingPolicy", "metadata": {"name": name}, "spec": spec}
+    return {
+        "loaded": name,
+        "mode": mode,
+        "text": yaml.safe_dump(document, sort_keys=False),
+        "namespace": "",
+        "unpinned": ["file_open"] if kind == "lsm" else [],
+        "overrides": ["security_file_open"] if kind == "override" else [],
+    }

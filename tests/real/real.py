@@ -1,0 +1,366 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The real agent in a machine with a stock kernel: what of the forbidden acts comes through while it is stopped and changed.
+
+real.py DIRECTORY RELEASE [EVENT...]: installs the release (a tarball as upstream publishes it) through the role, brings one
+policy per kind of hook there, and prints attempts, allowed and wrong per kind for every event; DIRECTORY gets ``real.json``.
+Exit code 1 when something came through that must not. Machines and snapshots: tests/lab/hosts/vm; needs root only for
+the first image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+VM = HERE.parent / "lab" / "hosts" / "vm"
+sys.path.insert(0, str(HERE))
+
+import forbidden  # noqa: E402
+import prober  # noqa: E402
+
+REPOSITORY = HERE.parents[1]
+PROBE, PAUSE = "/var/lib/probe", 0.3
+UNIT = "apiary-tetragon.service"
+KINDS = tuple(forbidden.HOOKS)
+READY_SECONDS, CALL_SECONDS = 1800, 600
+# v1.7 pins no link of an LSM hook: it is open whenever no agent has it attached. Its Override map has one place, so
+# that two threads in the hook at the same moment cost one of them its verdict: single attempts come through at any time.
+UNPINNED = ("lsm", "lsm-long")
+
+
+class Machine:
+    """One machine, by the tool ``vm``."""
+
+    def __init__(self, name: str, state: Path, suite: str) -> None:
+        self.name = name
+        self.suite = suite
+        self.environment = {**os.environ, "VM_STATE": str(state)}
+
+    def vm(self, command: str, *arguments: str, **run: Any) -> subprocess.CompletedProcess[str]:
+        options = {"text": True, "stdin": subprocess.DEVNULL, **run}
+        check = options.pop("check", True)
+        return subprocess.run([str(VM), command, self.name, *arguments], check=check, env=self.environment, **options)
+
+    def up(self) -> None:
+        self.vm("up", self.suite)
+        self.vm("wait")
+
+    def ssh(self, script: str, **run: Any) -> str:
+        return str(self.vm("ssh", script, stdout=subprocess.PIPE, **run).stdout)
+
+    def write(self, path: str, text: str) -> None:
+        self.ssh(f"mkdir -p $(dirname {path}) && cat >{path}.new && mv {path}.new {path}", stdin=None, input=text)
+
+
+class Lab:
+    """The machine with its agent and prober."""
+
+    def __init__(self, machine: Machine, directory: Path, release: Path) -> None:
+        self.machine = machine
+        self.directory = directory
+        self.release = release
+        self.inventory = directory / "inventory.ini"
+        self.revision = self.handovers = 0
+
+    def start(self) -> None:
+        """A machine with agent and prober: from the snapshot that an earlier run of the same files left, else anew."""
+        sources = sorted(
+            path for place in ("roles/agent", "plugins/module_utils", "tests/real") for path in (REPOSITORY / place).rglob("*.*")
+        )
+        content = hashlib.sha256(self.release.read_bytes())
+        for path in sources:
+            if path.is_file() and path.suffix != ".pyc":
+                content.update(path.read_bytes())
+        tag = f"installed-{content.hexdigest()[:12]}"
+        self.machine.vm("kill")
+        if self.machine.vm("restore", tag, check=False, stderr=subprocess.DEVNULL).returncode == 0:
+            self.machine.vm("wait")
+            return
+        self.machine.vm("rm")
+        self.machine.up()
+        self.install()
+        self.probe()
+        self.machine.ssh("sync")
+        self.machine.vm("snap", tag)
+
+    def install(self) -> None:
+        self.play("apiary.tetragon.install", self.variables())
+
+    def variables(self, **options: Any) -> dict[str, Any]:
+        """What the role is told: this release, and options of the agent."""
+        version = re.search(r"tetragon-v(\d+\.\d+\.\d+\S*?)-(amd64|arm64)\.tar\.gz$", self.release.name)
+        if version is None:
+            raise SystemExit(f"real: {self.release.name}: a release is called tetragon-vVERSION-ARCHITECTURE.tar.gz")
+        return {
+            "apiary_agent_version": version.group(1),
+            "apiary_agent_source": str(self.release),
+            "apiary_agent_sha256": {version.group(2): hashlib.sha256(self.release.read_bytes()).hexdigest()},
+            "apiary_agent_options": options,
+            "apiary_agent_start_timeout": READY_SECONDS,
+            "apiary_cache_dir": str(self.directory / "releases"),
+            "apiary_timeout": CALL_SECONDS,
+            "apiary_become": False,
+        }
+
+    def probe(self) -> None:
+        """Start the prober, after every boot at once and before the agent."""
+        self.machine.write("/usr/local/lib/prober.py", (HERE / "prober.py").read_text(encoding="utf-8"))
+        run = f"/usr/bin/python3 /usr/local/lib/prober.py run {PROBE} {PAUSE}"
+        unit = f"[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n[Service]\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n"
+        self.machine.write("/etc/systemd/system/prober.service", unit)
+        self.machine.ssh("systemctl daemon-reload && systemctl enable -q --now prober.service")
+
+    def mark(self, phase: str) -> None:
+        print(f"[{time.strftime('%H:%M:%S')}] {phase}", flush=True)
+        self.machine.ssh(f"python3 /usr/local/lib/prober.py mark {PROBE} {phase}")
+
+    def report(self) -> dict[str, Any]:
+        return dict(json.loads(self.machine.ssh(f"python3 /usr/local/lib/prober.py report {PROBE}")))
+
+    def slot(self) -> str:
+        """The slot that boots."""
+        return self.machine.ssh(f"readlink /etc/systemd/system/{UNIT}").strip().removesuffix(".service")[-1]
+
+    def ready(self) -> None:
+        """Wait until the unit is active, which means that every policy of its set is enabled in its mode; read that back."""
+        script = (
+            f"end=$(($(date +%s) + {READY_SECONDS})); until systemctl -q is-active {UNIT}; do"
+            " [ $(date +%s) -lt $end ] || exit 1; sleep 1; done; /usr/local/bin/tetra --timeout 120s tracingpolicy list -o json"
+        )
+        listed = json.loads(self.machine.ssh(script)).get("policies", [])
+        found = sorted((one.get("state", ""), one.get("mode", "")) for one in listed)
+        if found != [("TP_STATE_ENABLED", "TP_MODE_ENFORCE")] * len(KINDS):
+            raise SystemExit(f"real: {len(KINDS)} policies are to be enabled and enforce; the agent lists {found}")
+
+    def converge(self, kinds: Sequence[str], mode: str = "enforce", must_fail: bool = False) -> str:
+        """Bring the machine to one policy per kind through the collection's module over ssh; returns what Ansible said."""
+        policies = [forbidden.policy(kind, f"r{self.revision}", mode) for kind in kinds]
+        if must_fail:
+            broken = forbidden.policy("kprobe", "broken")
+            policies.append({**broken, "text": broken["text"].replace("fd_install", "no_such_function")})
+        arguments = {"policies": policies, "digest": f"r{self.revision}", "timeout": CALL_SECONDS}
+        task = {"name": "Converge", "apiary.tetragon.policies": arguments}
+        book = self.directory / "play.json"
+        book.write_text(json.dumps([{"hosts": "vm", "gather_facts": False, "tasks": [task]}]), encoding="utf-8")
+        return self.play(str(book), {}, must_fail)
+
+    def play(self, playbook: str, variables: dict[str, Any], must_fail: bool = False) -> str:
+        started = self.begin(playbook, variables)
+        said = started.communicate()[0]
+        if bool(started.returncode) is not must_fail:
+            raise SystemExit(f"real: {playbook}: exit code {started.returncode}\n{said[-3000:]}")
+        return said
+
+    def begin(self, playbook: str, variables: dict[str, Any]) -> subprocess.Popen[str]:
+        host = self.machine.vm("host", stdout=subprocess.PIPE).stdout
+        self.inventory.write_text(f"vm {host}", encoding="utf-8")
+        return subprocess.Popen(
+            ["ansible-playbook", "-i", str(self.inventory), playbook, "--extra-vars", json.dumps(variables)],
+            env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def _stop(lab: Lab) -> None:
+    lab.machine.ssh(f"systemctl stop {UNIT} && sleep 10")
+    lab.mark("start")
+    lab.machine.ssh(f"systemctl start {UNIT}")
+    lab.ready()
+
+
+def _kill(lab: Lab) -> None:
+    lab.machine.ssh(f"systemctl kill -s KILL --kill-who=main {UNIT} && sleep 4")
+    lab.ready()
+
+
+def _restart(lab: Lab) -> None:
+    lab.machine.ssh(f"systemctl restart {UNIT}")
+    lab.ready()
+
+
+def _boot(lab: Lab) -> None:
+    """Until the agent has loaded its directory, a boot is open: the prober begins the phase "booting" by itself."""
+    boot = lab.machine.ssh("cat /proc/sys/kernel/random/boot_id; sync")
+    lab.machine.ssh("systemctl reboot", check=False)
+    time.sleep(20)
+    lab.machine.vm("wait")
+    lab.ready()
+    if lab.machine.ssh("cat /proc/sys/kernel/random/boot_id") == boot:
+        raise SystemExit("real: the machine did not reboot")
+
+
+def _power_cut(lab: Lab) -> None:
+    lab.machine.ssh("sync")
+    lab.machine.vm("kill")
+    lab.machine.up()
+    lab.ready()
+
+
+def _handover(lab: Lab) -> None:
+    """To the same version with another option: upgrade, downgrade and change of configuration are one procedure."""
+    lab.handovers += 1
+    slot = lab.slot()
+    lab.play("apiary.tetragon.upgrade", lab.variables(**{"rb-size": str(65536 << lab.handovers)}))
+    lab.ready()
+    if lab.slot() == slot:
+        raise SystemExit(f"real: slot {slot} still boots after the hand-over")
+
+
+def _handover_cut(lab: Lab) -> None:
+    """Cut the power while the next agent loads; one agent boots, with everything; the next run goes on from there."""
+    lab.handovers += 1
+    slot = lab.slot()
+    started = lab.begin("apiary.tetragon.upgrade", lab.variables(**{"rb-size": str(65536 << lab.handovers)}))
+    waiting = 'until grep -q \'"step": "load"\' /var/lib/apiary/handover.json 2>/dev/null; do sleep 0.5; done; sleep 20'
+    lab.machine.ssh(waiting)
+    lab.machine.vm("kill")
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    lab.machine.up()
+    lab.ready()
+    if lab.slot() != slot:
+        raise SystemExit(f"real: the power was cut before slot {slot} gave way, and it does not boot")
+    lab.handovers -= 1
+    lab.mark("handover-again")
+    _handover(lab)
+
+
+def _bad_file(lab: Lab) -> None:
+    """A broken file in the policy directory, and the crash loop that it makes of a restart."""
+    broken = forbidden.policy("kprobe", "broken")["text"].replace("fd_install", "no_such_function")
+    path = f"/etc/apiary/slots/{lab.slot()}/policies/apiary/1-l-broken.yaml"
+    lab.machine.write(path, broken)
+    lab.machine.ssh(f"systemctl restart --no-block {UNIT}; sleep 90")
+    lab.machine.ssh(f"rm {path}; systemctl reset-failed {UNIT}; systemctl restart {UNIT}")
+    lab.ready()
+
+
+def _revision(lab: Lab) -> None:
+    lab.revision += 1
+    lab.converge(KINDS)
+
+
+def _monitor_and_back(lab: Lab) -> None:
+    lab.converge(KINDS, "monitor")
+    lab.mark("enforce")
+    lab.converge(KINDS)
+
+
+def _bad_policy(lab: Lab) -> None:
+    said = lab.converge(KINDS, must_fail=True)
+    if "the host is as before" not in said:
+        raise SystemExit(f"real: the refused policy was not undone:\n{said[-3000:]}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """``open``: kinds that the agent cannot keep shut meanwhile. ``wrong``: two enforcing copies refuse unrelated acts."""
+
+    act: Callable[[Lab], None]
+    open: Sequence[str] = ()
+    wrong: bool = False
+
+
+ALL = tuple(prober.ACTS)
+EVENTS = {
+    "revision": Event(_revision),
+    "bad-policy": Event(_bad_policy),
+    "mode": Event(_monitor_and_back, ALL),
+    "handover": Event(_handover),
+    "handover-cut": Event(_handover_cut),
+    "stop": Event(_stop, UNPINNED),
+    "kill": Event(_kill, UNPINNED, True),
+    "restart": Event(_restart, UNPINNED, True),
+    "bad-file": Event(_bad_file, UNPINNED, True),
+    "reboot": Event(_boot, UNPINNED),
+    "power-cut": Event(_power_cut, UNPINNED),
+}
+# Phases that an event begins on its own.
+INNER = {
+    "loading": Event(_revision, ALL),
+    "enforce": Event(_monitor_and_back, ALL),
+    "start": Event(_stop, UNPINNED, True),
+    "booting": Event(_boot, ALL),
+}
+
+
+def table(counts: dict[str, Any]) -> str:
+    """Phases down, kinds across: attempts/allowed/wrong."""
+    kinds = list(prober.ACTS)
+    rows = [["", *kinds]]
+    for phase, found in counts.items():
+        cells = [found.get(kind) for kind in kinds]
+        rows.append([phase, *("{attempts}/{allowed}/{wrong}".format(**cell) if cell else "-" for cell in cells)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def lapses(counts: dict[str, Any]) -> list[str]:
+    """What came through although it must not, or was refused wrongly. Single attempts of LSM hooks are the agent's own race."""
+    found = []
+    for phase, kinds in counts.items():
+        event = {**EVENTS, **INNER}.get(phase, Event(_revision))
+        for kind, cell in kinds.items():
+            if cell["allowed"] and kind not in event.open and not (kind in UNPINNED and cell["gap"] == 0):
+                found.append(f"{phase}: {kind}: {cell['allowed']} of {cell['attempts']} came through, longest {cell['gap']} s")
+            if cell["wrong"] and not event.wrong:
+                found.append(f"{phase}: {kind}: {cell['wrong']} of {cell['attempts']} unrelated acts were refused")
+    return found
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("release", type=Path)
+    parser.add_argument("events", nargs="*", help=f"of {', '.join(EVENTS)}; all when none is named")
+    parser.add_argument("--suite", default="bookworm", help="bookworm (kernel 6.1) or trixie (6.12)")
+    parser.add_argument("--state", type=Path, default=Path("~/.cache/apiary/vm").expanduser())
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.events if name not in EVENTS]
+    if unknown:
+        parser.error(f"unknown events: {', '.join(unknown)}; there are {', '.join(EVENTS)}")
+    if not arguments.release.is_file():
+        parser.error(f"{arguments.release}: no such file; give the release's tarball, as in TETRAGON_RELEASE=tetragon-v1.7.0-amd64.tar.gz")
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    machine = Machine(f"real-{arguments.suite}", arguments.state, arguments.suite)
+    lab = Lab(machine, arguments.directory.resolve(), arguments.release.resolve())
+    try:
+        lab.start()
+        lab.mark("loading")
+        lab.converge(KINDS)
+        for name in arguments.events or EVENTS:
+            lab.mark(name)
+            EVENTS[name].act(lab)
+            lab.mark(f"after-{name}")
+            time.sleep(10)
+        counts = lab.report()
+    finally:
+        machine.vm("kill")
+    (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    print("attempts/allowed/wrong\n" + table(counts))
+    found = lapses(counts)
+    print("\n".join(found) or "nothing came through that must not")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the prober counts, and what the run over a real agent makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import prober
+import real
+
+
+def log(directory: Path, kind: str, *attempts: tuple[float, int]) -> None:
+    (directory / f"{kind}.log").write_text("".join(f"{at:.3f} {result}\n" for at, result in attempts), encoding="utf-8")
+
+
+def phases(directory: Path, *begun: tuple[float, str]) -> None:
+    (directory / "phases").write_text("".join(f"{at:.3f} {phase}\n" for at, phase in begun), encoding="utf-8")
+
+
+def test_attempts_count_in_the_phase_in_which_they_began(tmp_path: Path) -> None:
+    phases(tmp_path, (10, "steady"), (20, "restart"), (30, "after"))
+    log(tmp_path, "override", (9, 0), (10, 1), (19.9, 3), (20, 0), (21.5, 0), (22, 1), (25, 0), (31, 1))
+    counts = prober.report(tmp_path)
+    assert counts["steady"]["override"] == {"attempts": 2, "allowed": 0, "wrong": 1, "gap": 0.0}
+    assert counts["restart"]["override"] == {"attempts": 4, "allowed": 3, "wrong": 0, "gap": 1.5}
+    assert counts["after"]["override"] == {"attempts": 1, "allowed": 0, "wrong": 0, "gap": 0.0}
+
+
+def test_a_line_torn_by_a_power_cut_is_passed_over(tmp_path: Path) -> None:
+    phases(tmp_path, (10, "steady"))
+    (tmp_path / "lsm.log").write_text("11.000 1\n\0\0\0\0\n12.000 1\n13.0", encoding="utf-8")
+    assert prober.report(tmp_path)["steady"]["lsm"]["attempts"] == 2
+
+
+def test_whatever_happens_to_the_innocent_is_wrong(tmp_path: Path) -> None:
+    phases(tmp_path, (10, "steady"))
+    log(tmp_path, "innocent", (11, 0), (12, 1), (13, 2))
+    assert prober.report(tmp_path)["steady"]["innocent"] == {"attempts": 3, "allowed": 0, "wrong": 2, "gap": 0.0}
+
+
+def cell(**changes: float) -> dict[str, float]:
+    return {"attempts": 9, "allowed": 0, "wrong": 0, "gap": 0.0, **changes}
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "counted", "lapse"),
+    [
+        ("restart", "kprobe", cell(allowed=1), True),
+        ("restart", "lsm", cell(allowed=5, gap=3.0), False),
+        ("after-restart", "lsm", cell(allowed=1), False),
+        ("after-restart", "lsm", cell(allowed=2, gap=0.3), True),
+        ("after-restart", "override", cell(allowed=1), True),
+        ("restart", "override", cell(wrong=1), False),
+        ("after-restart", "innocent", cell(wrong=1), True),
+        ("booting", "kprobe", cell(allowed=9, gap=9.0), False),
+    ],
+)
+def test_only_what_the_agent_cannot_prevent_is_no_lapse(phase: str, kind: str, counted: dict[str, float], lapse: bool) -> None:
+    assert bool(real.lapses({phase: {kind: counted}})) is lapse
+
+
+def test_without_policies_every_act_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prober, "FILES", tmp_path / "files")
+    started = os.fork()
+    if started == 0:
+        os.setpgid(0, 0)
+        prober.run(tmp_path / "probe", 0.05)
+    try:
+        while len(list((tmp_path / "probe").glob("*.log"))) < len(prober.ACTS):
+            time.sleep(0.05)
+        prober.mark(tmp_path / "probe", "free")
+        time.sleep(1)
+        counts = prober.report(tmp_path / "probe")["free"]
+    finally:
+        os.killpg(started, signal.SIGKILL)
+        os.waitpid(started, 0)
+    assert set(counts) == set(prober.ACTS)
+    forbidden = [counts[kind] for kind in prober.ACTS if kind != "innocent"]
+    assert all(one["allowed"] == one["attempts"] > 0 and one["wrong"] == 0 for one in forbidden)
+    assert counts["innocent"]["wrong"] == 0
