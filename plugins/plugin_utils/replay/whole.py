@@ -63,7 +63,7 @@ def gather(recordings: Sequence[Recording], recorders: Iterable[Mapping[str, Any
     for recording in recordings:
         try:
             with corpus.Lines(recording.path) as lines:
-                for chunk in lines.chunks():
+                for chunk in lines.batches(64):
                     for line in chunk:
                         _add(history, line)
         except corpus.READ_ERRORS:

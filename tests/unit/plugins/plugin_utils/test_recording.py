@@ -13,7 +13,7 @@ import yaml
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.recorder import PREFIX, observing
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents, recording
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import HOT_FUNCTIONS
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_safety import HOT_FUNCTIONS
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.recording import OWN, Home, recorders
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import messages, refused
