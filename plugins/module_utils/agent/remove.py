@@ -26,6 +26,8 @@ _FILES = (
     "/etc/systemd/system/apiary-tetragon-alarm@.service",
     *("/etc/systemd/system/apiary-tetragon-{0}.service{1}".format(slot, tail) for slot in SLOTS for tail in ("", ".d")),
 )
+# What systemd makes by itself around the alarm's instances.
+_ALARM_SLICE = "system-apiary\\x2dtetragon\\x2dalarm.slice"
 _CLIENT, _LOGS, _STATE = "/usr/local/bin/tetra", "/var/log/tetragon", "/var/lib/apiary"
 
 
@@ -65,6 +67,8 @@ def remove(layout: Layout, services: Any, keep_logs: bool = False) -> List[str]:
         unit = layout.unit(slot)
         if services.running(unit) or layout.slot(slot).pid is not None:
             services.stop(unit)
+    if services.running(_ALARM_SLICE):
+        services.stop(_ALARM_SLICE)
     directories = bpf_directories(layout)
     for path in directories:
         shutil.rmtree(path)
