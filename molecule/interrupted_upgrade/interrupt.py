@@ -6,8 +6,9 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import handover, units
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
