@@ -23,7 +23,7 @@ def check(host, slot, version, modes=None):
     assert host.check_output("readlink /etc/systemd/system/apiary-tetragon.service") == unit
     running = host.check_output("systemctl list-units --plain --no-legend --state=active '*tetragon*.service'").splitlines()
     assert [line.split()[0] for line in running] == [unit]
-    assert len(host.check_output("pgrep -f bin/tetragon").splitlines()) == 1
+    assert len(host.check_output("pgrep -f [b]in/tetragon").splitlines()) == 1
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
     assert host.check_output("systemctl show -P Id apiary-tetragon.service") == unit
     assert json.loads(host.check_output("tetra info"))["Version"] == f"v{version}"
