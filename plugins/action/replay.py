@@ -21,9 +21,10 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, whole, words
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run, words
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_documents, recorder_files
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_files, told_more
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 
 LIBRARY = Path(__file__).parents[2] / "policies"
@@ -67,15 +68,12 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     gathered = gather(arguments["policies"], library, version, arguments["protected"], arguments["values"], arguments["form"])
     if not gathered.policies:
         raise Refused(reports.nothing_to_replay(gathered.problems))
-    files = recorder_files(arguments["recorders"], arguments["corpus"])
-    recordings = corpus.find(
-        [Path(one) for one in arguments["corpus"]],
-        corpus.recorders_of(map(documents.load, files)),
-        arguments["executables"],
-        arguments["at_hook"],
+    recorders = [documents.load(path) for path in recorder_files(arguments["recorders"], arguments["corpus"])]
+    found = corpus.find(
+        [Path(one) for one in arguments["corpus"]], corpus.recorders_of(recorders), arguments["executables"], arguments["at_hook"]
     )
-    recorders = recorder_documents(files, (one.path for one in recordings))
-    policies = whole.compiled([one.document for one in gathered.policies], recordings, recorders, Target(version[:2]))
+    recordings = told_more(found, recorders)
+    policies = [CompiledPolicy(one.document, Target(version[:2]), corpus.hooks(recordings)) for one in gathered.policies]
     if arguments["explain"]:
         return _explain(arguments, policies, recordings)
     entries = reports.Entries(spool)
@@ -103,7 +101,7 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
 
 
 def _explain(arguments: Mapping[str, Any], policies: Sequence[words.Explains], recordings: Sequence[corpus.Recording]) -> dict[str, Any]:
-    event = words.find(arguments["explain"], recordings)
+    event = words.find(arguments["explain"], corpus.surveyed(recordings))
     explained = words.explain(event, policies)
     told = words.as_json(event, explained)
     formats.write_reports(arguments, report=lambda out: out.write(json.dumps(told, indent=1) + "\n"))

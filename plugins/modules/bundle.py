@@ -76,7 +76,7 @@ digest:
   returned: success
   type: str
 findings:
-  description: Warnings of the lints. An error is a failure of the task.
+  description: Warnings of the lints, and what policies allow with their reasons. An error is a failure of the task.
   returned: success
   type: list
   elements: str

@@ -149,8 +149,12 @@ def wait_ready(slot: Slot, seconds: float, pid: Optional[int]) -> None:
 
 
 def raise_alarm(slot: Slot) -> str:
-    """Leave a mark that observations report, until a start succeeds. Returns the line for the journal."""
-    kept = slot.pins.policies() or PinDirectory(slot.pins.leftover).policies() if slot.pins.present or slot.pins.leftover else []
+    """Leave a mark that observations report, until a start succeeds. Returns the line for the journal.
+
+    The last failing start left its part of a set enforcing beside the good one; two copies deny what neither of them means.
+    """
+    heal(slot)
+    kept = slot.pins.policies()
     mark = {"slot": slot.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "kept": kept}
     os.makedirs(os.path.dirname(slot.alarm_file), mode=0o700, exist_ok=True)
     temporary = slot.alarm_file + ".new"

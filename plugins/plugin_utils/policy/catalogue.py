@@ -80,24 +80,6 @@ kprobes:
 """,
     ),
     _rule(
-        "no-hooks",
-        "error",
-        DIFFERS,
-        "No hooks at all",
-        "A policy without hooks, loader or enforcers loads, is listed as enabled, and sees nothing.",
-        "pkg/sensors/tracing/policyhandler_linux.go, 1.7.0",
-        """
-options:
-  - {name: policy-mode, value: monitor}
-""",
-        """
-options:
-  - {name: policy-mode, value: monitor}
-kprobes:
-  - {call: security_path_chmod, syscall: false}
-""",
-    ),
-    _rule(
         "action-not-for-hook",
         "error",
         REFUSED,
@@ -511,6 +493,24 @@ kprobes:
 """,
     ),
     # --- differs ---------------------------------------------------------------------------------------------------
+    _rule(
+        "no-hooks",
+        "error",
+        DIFFERS,
+        "No hooks at all",
+        "A policy without hooks, loader or enforcers loads, is listed as enabled, and sees nothing.",
+        "pkg/sensors/tracing/policyhandler_linux.go, 1.7.0",
+        """
+options:
+  - {name: policy-mode, value: monitor}
+""",
+        """
+options:
+  - {name: policy-mode, value: monitor}
+kprobes:
+  - {call: security_path_chmod, syscall: false}
+""",
+    ),
     _rule(
         "second-document",
         "error",
@@ -1061,19 +1061,17 @@ kprobes:
         "bpf/process/generic_calls.h, 1.7.0; tried with maxData",
         """
 kprobes:
-  - call: tty_write_room_note
-    syscall: false
-    args: [{index: 1, type: char_buf, sizeArgIndex: 3, maxData: true}]
+  - call: sys_add_key
+    args: [{index: 2, type: char_buf, sizeArgIndex: 4, maxData: true}]
     selectors:
-      - matchArgs: [{index: 1, operator: Prefix, values: [sudo]}]
+      - matchArgs: [{index: 2, operator: Prefix, values: [sudo]}]
 """,
         """
 kprobes:
-  - call: tty_write_room_note
-    syscall: false
-    args: [{index: 1, type: char_buf, sizeArgIndex: 3}]
+  - call: sys_add_key
+    args: [{index: 2, type: char_buf, sizeArgIndex: 4}]
     selectors:
-      - matchArgs: [{index: 1, operator: Prefix, values: [sudo]}]
+      - matchArgs: [{index: 2, operator: Prefix, values: [sudo]}]
 """,
     ),
     _rule(

@@ -51,5 +51,5 @@ class Kernel:
 
 def from_data(raw: Mapping[str, Any]) -> Kernel:
     """The ``kernel`` key of an environment, which matches SCHEMA."""
-    major, _, minor = raw.get("release", "5.15").partition(".")
+    major, _unused, minor = raw.get("release", "5.15").partition(".")
     return Kernel((int(major), int(minor)), raw.get("probes", {}), raw.get("cpus"))

@@ -219,7 +219,7 @@ def _rows(report: EnvironmentReport) -> list[tuple[object, ...]]:
             sum(case.origin == "recorded" for case in one.cases),
             sum(case.fired + case.quiet + case.undecided for case in one.cases),
             sum(case.undecided for case in one.cases),
-            sum(finding.severity != "error" for finding in one.findings),
+            sum(finding.severity == "warning" for finding in one.findings),
             f"{one.mutation.score:.0%} killed" if one.mutation else "-",
             "passed" if one.passed else "FAILED",
         )

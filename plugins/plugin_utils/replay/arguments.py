@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import expression, filters, layout
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import expression, filters, layout, syscalls
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.equivalences import Equivalence
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.processes import Filter, undecidable
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
@@ -64,9 +64,17 @@ class Reader:
     """How the filters of one hook entry find what they compare. ``via``: in the recording of another hook."""
 
     def __init__(
-        self, args: Sequence[Declared], data: Sequence[Declared], section: str, raw: bool, target: Target, via: Equivalence | None
+        self,
+        args: Sequence[Declared],
+        data: Sequence[Declared],
+        section: str,
+        raw: bool,
+        target: Target,
+        via: Equivalence | None = None,
+        lists: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._args, self._data, self._section, self._target, self._via = args, data, section, target, via
+        self._lists = lists or {}
         self._classic = section == "tracepoints" and not raw
 
     def filter(self, key: str, raw: Mapping[str, Any]) -> Filter:
@@ -91,7 +99,7 @@ class Reader:
             raise filters.Unsupported(f"with {wanted.read} the agent compares other bytes than it exports")
         if self._classic and wanted.type not in _READ_BY_TRACEPOINTS:
             raise filters.Unsupported(f"a tracepoint does not read an argument of type {wanted.type}")
-        match = self._matcher(operator, values, wanted)
+        match = self._matcher(operator, self._listed(values, wanted) if operator in filters.SET_OPERATORS else values, wanted)
         read = self._read(wanted, key == "matchData")
 
         def evaluate(invocation: Invocation) -> Truth:
@@ -120,6 +128,23 @@ class Reader:
             return unknown("the kernel decides the type of a resolved field, and the types that it may be disagree")
 
         return agreed
+
+    def _listed(self, values: Sequence[str], wanted: Declared) -> Sequence[str]:
+        """R5.3: a list of system calls stands for their numbers, on tracepoints and for syscall64 only."""
+        numbers: list[str] = []
+        for value in values:
+            if not value.startswith("list:"):
+                numbers.append(value)
+                continue
+            listing = self._lists.get(value.removeprefix("list:"), {})
+            if self._section != "tracepoints" or wanted.type != "syscall64" or listing.get("type") != "syscalls":
+                raise filters.Unsupported("the agent takes a list as value on tracepoints only, of system calls and for a syscall64")
+            found = [(name, syscalls.number(name)) for name in listing.get("values") or ()]
+            missing = [name for name, number in found if number is None]
+            if missing:
+                raise filters.Unsupported(f"the number of {', '.join(missing)} is not known")
+            numbers += [str(number) for _, number in found]
+        return numbers
 
     def _over_several(self, key: str, raw: Mapping[str, Any]) -> Filter:
         """CelExpr and CapabilitiesGained compare several arguments, by position."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -315,12 +316,13 @@ class CompiledPolicy:
         where = workload(spec, document["metadata"].get("namespace"), target)
         lists = {one["name"]: one for one in spec.get("lists") or ()}
         shared = _collisions(spec, target)
+        twice = _listed_twice(spec, target)
         several = [section for section in SECTIONS if spec.get(section)]
         for section, kind in SECTIONS.items():
             for index, raw in enumerate(spec.get(section) or ()):
                 refused = f"one policy holds {' and '.join(several)}: the agent takes one kind of hook" if len(several) > 1 else ""
                 entry = _Entry(raw, section, spec, lists, target, self.mode)
-                refused = refused or entry.refused() or (shared if section == "kprobes" else "")
+                refused = refused or entry.refused() or twice.get(section, "") or (shared if section == "kprobes" else "")
                 for hook in identities(kind, raw, lists):
                     via = equivalences.chosen(hook, recorded) if recorded else None
                     made = entry.compiled(hook, index, where, via, refused)
@@ -332,7 +334,7 @@ class CompiledPolicy:
         """The hook entries of this policy that a call recorded at ``hook`` reaches."""
         found = self._reached.get(hook)
         if found is None:
-            generated = [one for pattern, one in self._generated if hook.kind == "kprobe" and fnmatch.fnmatchcase(hook.name, pattern)]
+            generated = [one for pattern, one in self._generated if hook.kind == "kprobe" and _fits(pattern, hook.name)]
             found = self._reached[hook] = (*self.hooks.get(hook, ()), *generated)
         return found
 
@@ -352,15 +354,14 @@ def _mode(spec: Mapping[str, Any], override: str | None) -> str:
     actions = (one["action"] for raw in raws for selector in raw.get("selectors") or () for one in selector.get("matchActions") or ())
     if not ENFORCING & set(actions):
         return "monitor_only"
-    options = {one["name"]: one["value"] for one in spec.get("options") or ()}
-    return override or str(options.get("policy-mode", "enforce"))
+    options = {one["name"]: one.get("value", "") for one in spec.get("options") or ()}
+    return override or str(options.get("policy-mode") or "enforce")
 
 
 def _collisions(spec: Mapping[str, Any], target: Target) -> str:
     """R1.13: under kprobe-multi the hooks of a policy write their values into the same maps, and the last one wins."""
     raws = spec.get("kprobes") or ()
-    options = {one["name"]: str(one["value"]).lower() for one in spec.get("options") or ()}
-    if KPROBE_MULTI not in target.features or len(raws) < 2 or options.get("disable-kprobe-multi") in ("1", "true"):
+    if len(raws) < 2 or not _multi(spec, target):
         return ""
     macros = spec.get("selectorsMacros") or {}
     binaries, values = set(), set()
@@ -378,6 +379,23 @@ def _collisions(spec: Mapping[str, Any], target: Target) -> str:
     if len(binaries) < 2 and len(values) < 2:
         return ""
     return "under kprobe-multi the hooks of this policy overwrite each other's values (disable-kprobe-multi)"
+
+
+def _listed_twice(spec: Mapping[str, Any], target: Target) -> dict[str, str]:
+    """By section, why a hook that stands in it twice is not decided (R5.7, and a defect of LSM hooks before 1.8)."""
+    found = {}
+    hooks = [raw["hook"] for raw in spec.get("lsmhooks") or ()]
+    if len(set(hooks)) < len(hooks) and not target.is_main:
+        found["lsmhooks"] = "of an LSM hook that is listed twice only the last entry's selectors apply before 1.8"
+    calls = [hook_name(raw["call"]) for raw in spec.get("kprobes") or ()]
+    if len(set(calls)) < len(calls) and _multi(spec, target):
+        found["kprobes"] = "a function that is listed twice is refused under kprobe-multi"
+    return found
+
+
+def _multi(spec: Mapping[str, Any], target: Target) -> bool:
+    options = {one["name"]: str(one.get("value", "")).lower() for one in spec.get("options") or ()}
+    return KPROBE_MULTI in target.features and options.get("disable-kprobe-multi") not in ("1", "true")
 
 
 def _expanded(plain: Mapping[str, Any], macros: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
@@ -436,6 +454,8 @@ class _Entry:
                 yield f"{len(filters_)} filters on arguments: the agent takes {most}"
             if self._section == "lsmhooks" and (selector.get("matchReturnArgs") or not set(actions) <= _LSM_ACTIONS):
                 yield "matchReturnArgs, and actions but Post, NoPost, Sigkill, Signal and Override, are refused on LSM hooks"
+            if self._section == "lsmhooks" and selector.get("matchData"):
+                yield "matchData on LSM hooks fails to load"
             if self._section == "fentries" and ENFORCING & set(actions):
                 yield "enforcement is refused on fentry hooks"
             if "Sigkill" in actions and self._section == "kprobes" and not self._target.at_least("large"):
@@ -446,7 +466,7 @@ class _Entry:
     def compiled(
         self, hook: Hook, index: int, where: Filter | None, via: Equivalence | None, refused: str, doubt: str = ""
     ) -> CompiledHook:
-        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via)
+        reader = arguments.Reader(self._args, self._data, self._section, bool(self._raw.get("raw")), self._target, via, self._lists)
         selectors = tuple(self._selector(place, selector, reader) for place, selector in enumerate(self._selectors))
         return CompiledHook(hook, index, where, selectors, self._returns, self._section, self._mode, via, refused, doubt, self._caveats())
 
@@ -550,10 +570,18 @@ def _generated(kind: str, raw: Mapping[str, Any], lists: Mapping[str, Mapping[st
     call = str(raw.get("call", "")) if kind == "kprobe" else ""
     listing = lists.get(call.removeprefix("list:"), {}) if call.startswith("list:") else {}
     if listing.get("type") == "generated_syscalls":
-        return [("sys_*", "")]
+        return [("^sys_", "")]
     if listing.get("type") == "generated_ftrace":
-        return [(str(listing.get("pattern", "*")), "which functions the list holds is decided on the machine")]
+        return [(str(listing.get("pattern", "")), "which functions the list holds is decided on the machine")]
     return []
+
+
+def _fits(pattern: str, function: str) -> bool:
+    """Whether a function may be in a list made by this pattern: the agent's own examples write expressions, its docs globs."""
+    try:
+        return bool(re.search(pattern, function)) or fnmatch.fnmatchcase(function, pattern)
+    except re.error:
+        return fnmatch.fnmatchcase(function, pattern)
 
 
 def _conjunction(parts: Sequence[Filter]) -> Predicate:

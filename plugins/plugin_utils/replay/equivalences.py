@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook
 
 # security_<name> calls the hook <name> of every security module with its own arguments, in its own order. Left out, since
-# a wrapper returns early, or adds, drops or reorders arguments: mmap_file, the inode_* and path_* hooks but one, sk_*.
+# a wrapper returns early, or adds, drops or reorders arguments: mmap_file, the inode_*, path_* and sk_* hooks.
 SECURITY_HOOKS = (
-    "file_open file_permission file_ioctl file_receive inode_follow_link bprm_committed_creds bprm_committing_creds "
+    "file_open file_permission file_ioctl file_receive bprm_committed_creds bprm_committing_creds "
     "bprm_creds_for_exec ptrace_access_check capable task_kill kernel_module_request kernel_read_file kernel_load_data sb_mount "
     "socket_create socket_bind socket_connect socket_listen socket_sendmsg bpf bpf_map bpf_prog locked_down task_fix_setuid"
 ).split()

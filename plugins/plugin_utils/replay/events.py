@@ -35,7 +35,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 
 Declarations = Mapping[Hook, tuple[Sequence[Declared], Sequence[Declared]]]
 _Raw = msgspec.Raw
-_NOTHING = _Raw()
+NOTHING = _Raw()
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
 
@@ -49,8 +49,8 @@ class ProcessRecord(msgspec.Struct, gc=False):
     binary: str = ""
     flags: str = ""
     docker: str = ""
-    pod: _Raw = _NOTHING
-    ns: _Raw = _NOTHING
+    pod: _Raw = NOTHING
+    ns: _Raw = NOTHING
 
 
 class ParentRecord(msgspec.Struct, gc=False):
@@ -73,9 +73,9 @@ class Body(msgspec.Struct, gc=False, rename={"returned": "return", "usdt": "name
     offset: int | str = 0
     provider: str = ""
     usdt: str = ""
-    args: _Raw = _NOTHING
-    data: _Raw = _NOTHING
-    returned: _Raw = _NOTHING
+    args: _Raw = NOTHING
+    data: _Raw = NOTHING
+    returned: _Raw = NOTHING
 
 
 class Event(msgspec.Struct, gc=False):
@@ -86,14 +86,14 @@ class Event(msgspec.Struct, gc=False):
     process_tracepoint: Body | _Unset = _UNSET
     process_uprobe: Body | _Unset = _UNSET
     process_usdt: Body | _Unset = _UNSET
-    process_exec: _Raw = _NOTHING
-    process_exit: _Raw = _NOTHING
-    process_loader: _Raw = _NOTHING
-    process_throttle: _Raw = _NOTHING
-    rate_limit_info: _Raw = _NOTHING
-    test: _Raw = _NOTHING
+    process_exec: _Raw = NOTHING
+    process_exit: _Raw = NOTHING
+    process_loader: _Raw = NOTHING
+    process_throttle: _Raw = NOTHING
+    rate_limit_info: _Raw = NOTHING
+    test: _Raw = NOTHING
     node_name: str = ""
-    node_labels: _Raw = _NOTHING
+    node_labels: _Raw = NOTHING
     time: str = ""
 
     def of_no_hook(self) -> bool:

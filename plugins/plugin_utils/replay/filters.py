@@ -397,7 +397,7 @@ def _number(operator: str, values: Sequence[str], type_: str) -> Matcher:
     width = max(bits, 32)  # below 32 bits a value is compared with 32, the argument is zero-extended (R2.3.12)
     if operator in SET_OPERATORS:
         if any(value.startswith("list:") for value in values):
-            raise Unsupported("values taken from a list are not modelled")
+            raise Unsupported("values taken from a list are not modelled")  # tracepoints expand them before
         inside = members(_keys(_ranges(values)))
         return _decided(int, lambda number: inside(number & mask) != negated)
 

@@ -109,45 +109,21 @@ class History:
 
     # --- what follows from it
 
-    CONSTANT = frozenset(["executable", "parent_executable", "ancestors", "ancestor_pids", "executed"])
-
-    def constant(self, exec_id: str) -> Mapping[str, Any] | None:
-        """What holds for all of a process's life, by attribute of Process; None for one that the recording does not name."""
-        if exec_id not in self._seen:
-            return None
-        known = self._known.get(exec_id)
-        if known is None:
-            known = self._known[exec_id] = self._constant(exec_id)
-        return known
-
-    def shows_credentials(self, hook: Hook) -> bool:
-        """Whether every change of credentials of the processes that were recorded at this hook is in the recording."""
-        return self._covered(_CREDENTIALS, hook)
-
-    def shows_namespaces(self, hook: Hook) -> bool:
-        """Whether what lets a process change its namespaces is in the recording, for those recorded at this hook."""
-        return self._covered(_CAPABLE, hook)
-
-    def capabilities(self, exec_id: str, time: str, thread: int) -> Mapping[str, int] | None:
-        """A thread's capabilities at this time; None when they are not known."""
-        return self._capabilities(exec_id, nanoseconds(time), thread) if exec_id in self._seen else None
-
-    def stays(self, exec_id: str, time: str) -> bool:
-        """Whether a process is, at this time, in the namespaces that its events show."""
-        return exec_id in self._seen and self._stays(exec_id, nanoseconds(time))
-
     def complete(self, invocation: Invocation) -> Invocation:
         """The call with everything about its process that the recording shows."""
-        process, hook = invocation.process, invocation.hook
-        known = self.constant(process.exec_id)
-        if known is None:
+        process = invocation.process
+        if process.exec_id not in self._seen:
             return invocation
+        known = self._known.get(process.exec_id)
+        if known is None:
+            known = self._known[process.exec_id] = self._constant(process.exec_id)
+        time = nanoseconds(invocation.time)
         told = {key: value for key, value in known.items() if value is not None or key == "parent_executable"}
-        if process.in_container is False and self.shows_credentials(hook):
-            masks = self.capabilities(process.exec_id, invocation.time, process.thread)
+        if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook):
+            masks = self._capabilities(process.exec_id, time, process.thread)
             if masks is not None:
                 told |= {"capabilities": masks, "current_capabilities": True}
-        if self.shows_namespaces(hook) and self.stays(process.exec_id, invocation.time):
+        if self._covered(_CAPABLE, invocation.hook) and self._stays(process.exec_id, time):
             told["current_namespaces"] = True
         return replace(invocation, process=replace(process, **told))
 

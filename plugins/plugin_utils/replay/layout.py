@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import filters
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Declared, FilePath, Value
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Declared, FilePath, ReadError, Value
 
 MAX_SELECTOR_BYTES = 1024  # R1.12: user space gives 4096, the programs wrap at this
 MAX_ARGUMENT_OFFSET = 2047  # R2.3.5
@@ -41,7 +41,12 @@ def most_bytes(type_: str) -> int:
 
 
 def argument_bytes(declared: Declared, value: Value | None) -> int:
-    """What a recorded argument took; of one that was not recorded, the most that it can have taken."""
+    """What a recorded argument took; of one that was not recorded, the most that it can have taken.
+
+    One that could not be read is its status alone: the agent's own reader finds the next argument right behind it.
+    """
+    if isinstance(value, ReadError):
+        return _STATUS
     if declared.type in filters.INTEGERS:
         return _STATUS + (8 if declared.type in _EIGHT or filters.INTEGERS[declared.type][0] == 64 else 4)
     if isinstance(value, FilePath):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
 
 KINDS = ("TracingPolicy", "TracingPolicyNamespaced")
 SUFFIXES = (".yaml", ".yml")
@@ -158,9 +159,8 @@ def recorder_files(named: Sequence[str], recordings: Sequence[str]) -> list[Path
     return found
 
 
-def recorder_documents(files: Iterable[Path], recordings: Iterable[Path]) -> list[Mapping[str, Any]]:
-    """The policies in these files, and in the directories of these recordings: those that the agent could have run."""
-    homes = dict.fromkeys(path.parent for path in recordings)
-    own = [file for home in homes for place in (home, home / "policies") for file in sorted(place.glob("*.y*ml"))]
-    loaded = [documents.load(file) for file in dict.fromkeys(path.resolve() for path in (*files, *own))]
-    return [one.data for one in loaded if _is_policy(one) and isinstance(one.data.get("spec"), dict)]
+def told_more(recordings: Sequence[Recording], recorders: Sequence[Document]) -> list[Recording]:
+    """The same recordings, which know of policies beyond their directories' own that recorded them."""
+    more = tuple(one.data for one in recorders if _is_policy(one))
+    contexts = {one.context: replace(one.context, policies=(*one.context.policies, *more)) for one in recordings}
+    return [replace(one, context=contexts[one.context]) for one in recordings]

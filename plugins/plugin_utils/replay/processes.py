@@ -215,7 +215,7 @@ def _capabilities(raw: Mapping[str, Any]) -> Filter:
     if kind not in _CAPABILITY_SETS:
         return undecidable("matchCapabilities", raw, f"a set of capabilities {kind!r} does not exist")
     try:
-        mask = sum({1 << filters.capability_bit(name) for name in raw["values"]})
+        mask = sum({1 << filters.capability_bit(name) for name in raw.get("values") or ()})
     except filters.Unsupported as error:
         return undecidable("matchCapabilities", raw, str(error))
     in_namespace = bool(raw.get("isNamespaceCapability"))
@@ -245,7 +245,7 @@ def _capabilities(raw: Mapping[str, Any]) -> Filter:
         "matchCapabilities",
         f"{kind} capabilities" + (" outside the host's user namespace" if in_namespace else ""),
         raw["operator"],
-        tuple(raw["values"]),
+        tuple(raw.get("values") or ()),
         evaluate,
         lambda invocation: None if (mine := held(invocation)) is None else f"{mine:016x}",
     )

@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter, gt, itemgetter
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Outcome, Verdict
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
@@ -397,14 +398,16 @@ def _key_of(sources: set[str]) -> Callable[[events.Body], Any]:
         return lambda body: None
     if not raw:
         return attrgetter(*plain)
-    if raw == ["args"] and plain:
+    parts = attrgetter(*raw)
+    if len(raw) == 1:
+        if not plain:
+            return lambda body: bytes(parts(body))
         values = attrgetter(*plain)
-        return lambda body: (values(body), bytes(body.args))
-    if raw == ["args"]:
-        return lambda body: bytes(body.args)
-    getters = [attrgetter(source) for source in (*plain, *raw)]
-    split = len(plain)
-    return lambda body: (*(get(body) for get in getters[:split]), *(bytes(get(body)) for get in getters[split:]))
+        return lambda body: (values(body), bytes(parts(body)))
+    if not plain:
+        return lambda body: tuple(map(bytes, parts(body)))
+    values = attrgetter(*plain)
+    return lambda body: (values(body), *map(bytes, parts(body)))
 
 
 # --- one file -------------------------------------------------------------------------------------------------------
@@ -505,7 +508,7 @@ class _Part:
 
 
 _Identity = tuple[str | bytes, ...]
-_Found = tuple[int, events.Event, events.Body, _Answer]  # the place among the lines of a batch goes first
+_Found = tuple[int, events.Event, events.Body, _Answer]  # the number of the line goes first
 
 
 class _Reader:
@@ -569,16 +572,20 @@ class _File:
     def _skip(self, reason: str, line: int, detail: str) -> None:
         self._part.skip(Skipped(reason, 1, self._file, line, detail))
 
-    def _decoded(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Iterator[tuple[int, events.Event]]:
-        """Those of some lines that can be read."""
-        for place, (number, line) in enumerate(zip(numbers, lines, strict=True)):
+    def _decoded(self, lines: Sequence[bytes], first: int) -> tuple[list[int], list[events.Event]]:
+        """Those of some lines that can be read, with their numbers."""
+        numbers: list[int] = []
+        found: list[events.Event] = []
+        for number, line in enumerate(lines, first):
             try:
                 if len(line) > corpus.MAX_LINE:
                     self._skip(LONG, number, f"longer than {corpus.MAX_LINE} bytes")
                 else:
-                    yield place, events.decode_line(line)
+                    found.append(events.decode_line(line))
+                    numbers.append(number)
             except events.DECODE_ERRORS as error:
                 self._bad(number, line, error)
+        return numbers, found
 
     def _bad(self, number: int, line: bytes, error: Exception) -> None:
         if line.strip():
@@ -587,63 +594,69 @@ class _File:
     def _replay(self, lines: Sequence[bytes]) -> None:
         first = self._line + 1
         self._line += len(lines)
+        numbers: Sequence[int] = range(first, first + len(lines))
         try:
             if max(map(len, lines)) > corpus.MAX_LINE:
                 raise msgspec.MsgspecError
-            decoded = enumerate(map(events.decode_line, lines))
-            found = self._answered(lines, first, list(decoded))
+            decoded = list(map(events.decode_line, lines))
         except events.DECODE_ERRORS:
-            found = self._answered(lines, first, list(self._decoded(lines, range(first, self._line + 1))))
+            numbers, decoded = self._decoded(lines, first)
+        found = self._answered(lines, first, numbers, decoded)
         if not found:
             return
-        if not self._fresh([event.time for _, event, _, _ in found], first):
-            found = [one for one in found if not self._again(first + one[0], one[1], one[2])]
-        self._span(found)
+        times = [one[1].time for one in found]
+        if not self._fresh(times, first):
+            found = [one for one in found if not self._again(*one[:3])]
+            times = [one[1].time for one in found]
+        self._span(found, times)
         self._events += len(found)
-        for place, event, body, answer in found:
+        for number, event, body, answer in found:
             if not answer.count:
                 self._touched.append(answer)
             answer.count += 1
             if answer.said:
-                self._tell(first + place, len(lines[place]), event, body, answer)
+                self._tell(number, len(lines[number - first]), event, body, answer)
 
-    def _answered(self, lines: Sequence[bytes], first: int, decoded: Iterable[tuple[int, events.Event]]) -> list[_Found]:
+    def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> list[_Found]:
         found: list[_Found] = []
-        add, get, unset = found.append, self._tables.get, msgspec.UNSET
-        for place, event in decoded:
+        add, get, unset, nothing = found.append, self._tables.get, msgspec.UNSET, events.NOTHING
+        for number, event in zip(numbers, decoded, strict=True):
+            labels = b"" if event.node_labels is nothing else bytes(event.node_labels)
+            key: _Identity
             body = event.process_kprobe
             if body is not unset:
-                key: _Identity = (body.function_name, body.policy_name, bytes(event.node_labels))
-                table = get(key) or self._table("kprobe", body, key, event)
+                kind, key = "kprobe", (body.function_name, body.policy_name, labels)
             else:
-                identity = events.identity(event)
-                if identity is None:
-                    if event.of_no_hook():
-                        self._others += 1
-                    else:
-                        self._skip(FOREIGN, first + place, f"begins with {lines[place][:60]!r}")
-                    continue
-                kind, body, key = identity
-                try:
-                    table = get(key) or self._table(kind, body, key, event)
-                except events.DECODE_ERRORS as error:
-                    self._bad(first + place, lines[place], error)
-                    continue
-            asked = table.key(body)
-            answer = table.kept.get(asked)
-            if answer is None:
-                try:
+                body = event.process_lsm
+                if body is not unset:
+                    kind, key = "lsm", ("lsm", body.function_name, body.policy_name, labels)
+                else:
+                    identity = events.identity(event)
+                    if identity is None:
+                        if event.of_no_hook():
+                            self._others += 1
+                        else:
+                            self._skip(FOREIGN, number, f"begins with {lines[number - first][:60]!r}")
+                        continue
+                    kind, body, key = identity
+            try:
+                table = get(key)
+                if table is None:
+                    table = self._table(kind, body, key, labels)
+                asked = table.key(body)
+                answer = table.kept.get(asked)
+                if answer is None:
                     answer = table.answer(body, asked, event.time)
-                except events.DECODE_ERRORS as error:
-                    self._bad(first + place, lines[place], error)
-                    continue
-            add((place, event, body, answer))
+            except events.DECODE_ERRORS as error:
+                self._bad(number, lines[number - first], error)
+                continue
+            add((number, event, body, answer))
         return found
 
-    def _table(self, kind: str, body: events.Body, key: _Identity, event: events.Event) -> _Table:
+    def _table(self, kind: str, body: events.Body, key: _Identity, labels: bytes) -> _Table:
         if len(self._tables) >= MAX_KEPT:
             self._tables.clear()
-        table = self._tables[key] = _Table(kind, body, self._recording.context, bytes(event.node_labels), self._policies)
+        table = self._tables[key] = _Table(kind, body, self._recording.context, labels, self._policies)
         return table
 
     def _fresh(self, times: Sequence[str], first: int) -> bool:
@@ -699,17 +712,19 @@ class _File:
         self._skip(DUPLICATE, number, f"the same event at {event.time}")
         return True
 
-    def _span(self, found: Sequence[_Found]) -> None:
-        by_node: dict[str, list[str]] = {}
-        for _, event, _, _ in found:
-            if event.time:
-                by_node.setdefault(event.node_name, []).append(event.time)
-        for node, times in by_node.items():
-            former = self._latest.get(node, "")
-            self._latest[node] = times[-1]
-            if any(map(gt, (former, *times), times)):
-                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip((former, *times), times, strict=False))
-            self._part.seen(node, len(times), min(times), max(times))
+    def _span(self, found: Sequence[_Found], times: Sequence[str]) -> None:
+        nodes = {one[1].node_name for one in found}
+        for node in nodes:
+            of_node = times if len(nodes) == 1 else [time for time, one in zip(times, found, strict=True) if one[1].node_name == node]
+            if "" in of_node:
+                of_node = [time for time in of_node if time]
+            if not of_node:
+                continue
+            before = [self._latest.get(node, ""), *of_node]
+            self._latest[node] = of_node[-1]
+            if any(map(gt, before, of_node)):
+                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, of_node, strict=False))
+            self._part.seen(node, len(of_node), min(of_node), max(of_node))
 
     def _tell(self, number: int, size: int, event: events.Event, body: events.Body, answer: _Answer) -> None:
         binary, parent = body.process.binary, body.parent.binary
@@ -814,7 +829,11 @@ def _parts(
             for number, future in enumerate(futures):
                 while wait([future], _PATIENCE).not_done:
                     told(_progress(futures, done.value, total))
-                part = future.result()
+                try:
+                    part = future.result()
+                except BrokenProcessPool:
+                    message = "a process of the replay ended before its time, perhaps for lack of memory: try fewer workers"
+                    raise refuse(message, file=str(job.recordings[number].path)) from None
                 if entry is not None:
                     for one in _spooled(spool / str(number)):
                         entry(one)

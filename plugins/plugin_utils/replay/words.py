@@ -66,10 +66,9 @@ def find(place: str, recordings: Sequence[Recording]) -> Invocation:
 def _line(path: Path, wanted: int) -> bytes:
     number = 0
     with corpus.Lines(path) as lines:
-        for chunk in lines.batches(64):
-            if number + len(chunk) >= wanted:
-                return chunk[wanted - number - 1] or b""
-            number += len(chunk)
+        for number, line in enumerate(lines, 1):
+            if number == wanted:
+                return line
     raise refuse(f"has only {number} lines", file=str(path), line=wanted)
 
 

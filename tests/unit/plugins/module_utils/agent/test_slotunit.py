@@ -97,9 +97,10 @@ def test_waiting_has_an_end(slot):
 def test_an_alarm_says_what_is_kept_and_stays(slot):
     assert slot.alarm() is None
     assert "NOTHING IS ENFORCED" in raise_alarm(slot)
-    tree(slot, ["good"], ["good", "part"])
-    assert "kept in the kernel without an agent: good, part" in raise_alarm(slot)
-    assert slot.alarm()["kept"] == ["good", "part"]
+    tree(slot, ["good", "fine"], ["good", "part"])
+    assert "kept in the kernel without an agent: fine, good" in raise_alarm(slot)
+    assert slot.alarm()["kept"] == slot.pins.policies() == ["fine", "good"]
+    assert slot.pins.leftover == ""
     assert [path.name for path in Path(slot.alarm_file).parent.iterdir()] == ["alarm-a.json"]
 
 

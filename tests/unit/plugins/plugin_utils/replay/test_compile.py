@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -979,3 +981,52 @@ def test_a_recorder_tells_what_each_hook_declares() -> None:
     document["spec"]["lists"] = [LISTS["functions"]]
     expected = ((Declared(1, "file"),), (Declared(0, "uint64", "a"),))
     assert recorder(document) == {Hook("kprobe", "tcp_connect"): expected, Hook("kprobe", "vfs_read"): expected}
+
+
+# --- explanations ---------------------------------------------------------------------------------------------------
+
+
+def test_an_explanation_tells_what_was_compared_with_what() -> None:
+    cat = {"matchBinaries": [{"operator": "In", "values": [DASH]}]}
+    document = policy({**IS_TWO, **cat}, acting({**IS_ONE, **MAYBE}, "Sigkill"), IS_ONE, {}, spec={"podSelector": {}})
+    process = Process("/bin/sh", executable=DASH, pod=CART.pod, in_container=True)
+    (told,) = CompiledPolicy(document).explain(call(1, process=process))
+    assert (told.hook, told.recorded, told.section, told.index, told.mode) == ("kprobe f", "kprobe f", "kprobes", 0, "enforce")
+    assert told.workload is not None
+    assert told.workload.value is YES
+    assert [(one.value, one.reached, one.actions) for one in told.selectors] == [
+        (NO, True, ("Post",)),
+        (UNKNOWN, True, ("Sigkill",)),
+        (YES, True, ("Post",)),
+        (YES, False, ("Post",)),
+    ]
+    binaries_, argument = told.selectors[0].filters
+    assert (binaries_.kind, binaries_.operator, binaries_.values, binaries_.found, binaries_.value) == (
+        "matchBinaries",
+        "In",
+        (DASH,),
+        DASH,
+        YES,
+    )
+    assert (argument.subject, argument.values, argument.found, argument.value) == ("argument 0 (int)", ("2",), "1", NO)
+    unsure = told.selectors[1].filters[0]
+    assert (unsure.found, unsure.value, unsure.reasons) == (None, UNKNOWN, (MAY_ADMIN,))
+    assert [(one.selector, one.effects) for one in told.outcomes] == [(1, ("Sigkill",)), (2, ())]
+    assert told.fires is YES
+
+
+def test_an_explanation_names_the_equivalence_that_decides() -> None:
+    recorded = Invocation(Hook("lsm", "file_open"), Process("/x"), (Argument(Declared(0, "file"), FilePath("/a", "-rw-r--r--")),))
+    document = policy({}, call="security_file_open", syscall=False)
+    (told,) = CompiledPolicy(document, recorded=[recorded.hook]).explain(recorded)
+    assert (told.hook, told.recorded) == ("kprobe security_file_open", "lsm file_open")
+    assert "security.c" in told.equivalence
+
+
+def test_the_engine_needs_no_package_that_a_host_lacks() -> None:
+    """The stand-in agent imports it on hosts that have neither of these."""
+    modules = ("compile", "filters", "records", "truth", "explain", "history")
+    names = [f"ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.{one}" for one in modules]
+    script = f"import sys, importlib; sys.modules.update(msgspec=None, ansible=None); [importlib.import_module(one) for one in {names}]"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

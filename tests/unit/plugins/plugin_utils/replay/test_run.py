@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -423,3 +424,15 @@ def test_progress_goes_to_the_end(workers: int, home: Path) -> None:
     assert told[-1].files_done == told[-1].files == 3
     assert told[-1].bytes_done == told[-1].bytes > 0
     assert [one.bytes_done for one in told] == sorted(one.bytes_done for one in told)
+
+
+def test_a_worker_that_dies_is_told(home: Path) -> None:
+    for name in "ab":
+        (home / f"{name}.jsonl").write_bytes(lines(event()))
+
+    class Deadly(CompiledPolicy):
+        def evaluate(self, invocation: Any) -> Any:
+            os._exit(1)
+
+    deadly = Deadly(RECORDER)
+    assert "fewer workers" in messages(refused(lambda: replayed(home, [deadly], workers=2)))
