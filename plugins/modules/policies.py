@@ -40,6 +40,13 @@ options:
       - With O(policies), the digest of the bundle they come from, to be recorded on the host.
     type: str
     default: ''
+  lift_break_glass:
+    description:
+      - Put policies back into their modes that break-glass took out of enforcement on this host. Without it they stay in monitor, and
+        every run warns of it.
+    type: bool
+    default: false
+    version_added: 0.2.0
   observe:
     description:
       - Observe the host after the change (see M(apiary.tetragon.agent_info)).
@@ -117,6 +124,7 @@ def main() -> None:
             bundle={"type": "str"},
             policies={"type": "list", "elements": "dict"},
             digest={"type": "str", "default": ""},
+            lift_break_glass={"type": "bool", "default": False},
             observe={"type": "bool", "default": False},
         ),
         required_one_of=[("bundle", "policies")],
@@ -129,7 +137,7 @@ def main() -> None:
     here = host(params)
     try:
         wanted = [Wanted.from_bundle(raw) for raw in params["policies"] or ()]
-        result = converge(here, wanted, params["digest"], check=module.check_mode)
+        result = converge(here, wanted, params["digest"], module.check_mode, params["lift_break_glass"])
     except KeyError as error:
         module.fail_json(msg="an entry of policies lacks the key {0}: give it as a bundle describes it".format(error))
     except ConvergeError as error:

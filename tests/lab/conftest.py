@@ -23,7 +23,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 if TYPE_CHECKING:
     from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import Host
     from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, Tetra
+    from slothost import SlotHost
     from standin.host import LabHost
+
+
+@pytest.fixture
+def slot_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlotHost]:
+    """A host with versions side by side and free slots."""
+    from slothost import SlotHost, adopt_orphans
+
+    adopt_orphans()
+    monkeypatch.delenv("STANDIN_ROOT", raising=False)
+    with SlotHost(tmp_path / "host") as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,12 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import Agent, Handover, HandoverError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Tetra
 from enforcing import KILL, LSM, deny
-from slothost import SlotHost, adopt_orphans
+from slothost import SlotHost
 from standin.kernel import Caller
 
 POLICIES = [deny("1"), KILL, LSM]
 DENIED = {"/secret": "denied", "/kill": "killed", "/lsm": "denied"}
 ENFORCING = dict.fromkeys((policy.name for policy in POLICIES), "enforce")
-
-
-@pytest.fixture
-def slot_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlotHost]:
-    adopt_orphans()
-    monkeypatch.delenv("STANDIN_ROOT", raising=False)
-    with SlotHost(tmp_path / "host") as made:
-        yield made
 
 
 def change(host: SlotHost, **how: Any) -> Handover:

@@ -85,6 +85,15 @@ class PinnedMap:
             current, seen = ctypes.create_string_buffer(following.raw, self.key_size), seen + 1
 
 
+def mode_of(path: str) -> str:
+    """The mode in a pinned ``policy_conf`` map."""
+    with PinnedMap(path) as conf:
+        if conf.key_size != 4 or conf.value_size != 1:
+            raise BpfError("{0}: is no policy_conf map".format(path))
+        value = conf.read(struct.pack("=I", 0))[0]
+    return {0: "enforce", 1: "monitor", _MONITOR_ONLY: "monitor_only"}.get(value, "unknown")
+
+
 def set_modes(changes: Sequence[Tuple[str, str]]) -> None:
     """Write modes into pinned ``policy_conf`` maps: (path, mode), all opened before the first is written, in this order.
 

@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import Plan, Wanted, mismatches, plan, wanted_files
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import PolicySet
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import with_mode
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import State, StateFile
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, Tetra, TetraError, TetraMissing
 
@@ -60,19 +61,40 @@ class Result:
     warnings: List[str] = field(default_factory=list)
 
 
-def converge(host: Host, wanted: Sequence[Wanted], bundle: str, check: bool = False) -> Result:
-    """Make this host run exactly ``wanted`` beside whatever is not managed. Raises ConvergeError."""
+def converge(host: Host, wanted: Sequence[Wanted], bundle: str, check: bool = False, lift: bool = False) -> Result:
+    """Make this host run exactly ``wanted`` beside whatever is not managed. Raises ConvergeError.
+
+    Policies that break-glass holds stay in monitor until a run is told to ``lift`` it.
+    """
     names = [policy.key for policy in wanted]
     twice = sorted({name for namespace, name in names if names.count((namespace, name)) > 1})
     if twice:
         raise ConvergeError("wanted twice: {0}; every policy may stand once".format(", ".join(twice)), True)
+    held = break_glass.record(host.state.directory)
+    if held and not lift:
+        wanted = [_eased(policy) if break_glass.names(held["policies"], policy.name) else policy for policy in wanted]
     try:
         if check:
-            return _predict(host, wanted, bundle)
-        with host.state.lock():
-            return _Run(host, wanted, bundle).execute()
+            result = _predict(host, wanted, bundle)
+        else:
+            with host.state.lock():
+                result = _Run(host, wanted, bundle).execute()
+                if lift:
+                    break_glass.lift(host.state.directory)
     except _FAILURES as error:  # what fails once a change has begun is undone, and told, where it happens
         raise ConvergeError(str(error), True) from None
+    if held and lift:
+        result.changed = True
+        result.actions.append({"action": "lift break-glass", "policy": ", ".join(held["policies"])})
+    elif held:
+        result.warnings.append(
+            "BREAK-GLASS since {0}: NOT ENFORCING {1}; lift it with lift_break_glass".format(held["time"], ", ".join(held["policies"]))
+        )
+    return result
+
+
+def _eased(policy: Wanted) -> Wanted:
+    return replace(policy, mode="monitor", text=with_mode(policy.text, "monitor") or policy.text)
 
 
 def _predict(host: Host, wanted: Sequence[Wanted], bundle: str) -> Result:

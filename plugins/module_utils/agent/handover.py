@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, flags, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, flags, slotunit, units
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import load_policy, set_modes
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
@@ -565,6 +565,8 @@ class Handover:
             attempt(lambda: os.unlink(os.path.join(self.layout.units, target.unit)))
         attempt(self.services.reload)
         if source.pid is None:
+            if source.name in SLOTS:
+                attempt(lambda: slotunit.heal(slotunit.Slot(source.name, self.layout.root)))
             attempt(lambda: self.services.start(source.unit))
         attempt(lambda: self._purge(source))
         if not problems:

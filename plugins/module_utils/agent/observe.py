@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import metrics
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import break_glass, metrics
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import (
     CLOCK_TICKS,
@@ -75,7 +75,7 @@ def observe(
         "pins": {"directory": pins.path, "present": pins.present, "leftover": pins.leftover, "folders": pins.policies()},
         "service": service,
         "alarm": alarm,
-        "troubles": troubles(agent["answers"], kept, service, alarm),
+        "troubles": [*held_back(state.directory), *troubles(agent["answers"], kept, service, alarm)],
         "counters": counters,
         "bundle": _bundle(state, problems),
         "health": {
@@ -85,6 +85,17 @@ def observe(
         },
         "problems": problems,
     }
+
+
+def held_back(state_directory: str) -> List[str]:
+    """What a person or an interrupted run has left in an unusual state, in words."""
+    found, held = [], break_glass.record(state_directory)
+    if held is not None:
+        what = "ALL POLICIES" if break_glass.ALL in held["policies"] else ", ".join(held["policies"])
+        found.append("BREAK-GLASS since {0}: NOT ENFORCING {1}".format(held["time"], what))
+    if os.path.exists(os.path.join(state_directory, "handover.json")):
+        found.append("a hand-over of the agent was interrupted: run the role's upgrade again")
+    return found
 
 
 def troubles(answers: bool, kept: Sequence[str], service: Optional[Mapping[str, Any]], alarm: Optional[Mapping[str, Any]]) -> List[str]:

@@ -21,9 +21,10 @@ ETC, RUN, LIB, RELEASES = "/etc/apiary/slots", "/run/apiary", "/opt/apiary/lib",
 SYSTEM = "/etc/systemd/system"
 METRICS = {"a": "127.0.0.1:2112", "b": "127.0.0.1:2113"}
 PROGRAM = LIB + "/slot"
+BREAK_GLASS = LIB + "/break-glass"
 TMPFILES = "/etc/tmpfiles.d/apiary.conf"
 # What the programs of the units import, by module name.
-MODULES = ("pins", "policyset", "process", "slotunit", "tetra")
+MODULES = ("bpf", "break_glass", "pins", "policyset", "process", "slots", "slotunit", "state", "tetra")
 _PACKAGE = "ansible_collections/apiary/tetragon/plugins/module_utils/agent"
 _CAPABILITIES = (
     "CAP_BPF CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_IPC_LOCK CAP_KILL CAP_NET_ADMIN CAP_PERFMON "
@@ -155,13 +156,13 @@ d /run/tetragon 0755 root root -
 
 _START = '''\
 #!/usr/bin/python3 -I
-"""What the units of Apiary's slots run. Written by the role apiary.tetragon.agent."""
+"""Of Apiary. Written by the role apiary.tetragon.agent."""
 
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from {package}.slotunit import main
+from {package}.{{0}} import main
 
 sys.exit(main(sys.argv[1:]))
 '''.format(package=_PACKAGE.replace("/", "."))
@@ -170,7 +171,8 @@ sys.exit(main(sys.argv[1:]))
 def host_files(sources: Mapping[str, str]) -> Dict[str, File]:
     """Path -> file of what both slots need. ``sources``: text of each of MODULES."""
     files = {"{0}/{1}/{2}.py".format(LIB, _PACKAGE, name): File(sources[name]) for name in MODULES}
-    files[PROGRAM] = File(_START, 0o755)
+    files[PROGRAM] = File(_START.format("slotunit"), 0o755)
+    files[BREAK_GLASS] = File(_START.format("break_glass"), 0o755)
     files[SYSTEM + "/apiary-tetragon-alarm@.service"] = File(_ALARM)
     files[TMPFILES] = File(_TMPFILES)
     return files
@@ -179,6 +181,18 @@ def host_files(sources: Mapping[str, str]) -> Dict[str, File]:
 def sources() -> Dict[str, str]:
     """The texts of MODULES, from wherever this very code was loaded: a module's archive, a checkout, or a host's copy."""
     from importlib.util import find_spec
+
+    # Named here so that they go along in a module's archive.
+    from ansible_collections.apiary.tetragon.plugins.module_utils.agent import (  # noqa: F401
+        bpf,
+        break_glass,
+        pins,
+        process,
+        slots,
+        slotunit,
+        state,
+        tetra,
+    )
 
     found = {}
     for name in MODULES:
