@@ -369,7 +369,7 @@ class _Table:
         return _Answer(
             self,
             tuple((number, state) for number, state, _unused in judged),
-            tuple(one for _unused, _unused, said in judged for one in said),
+            tuple(one for judgement in judged for one in judgement[2]),
         )
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
