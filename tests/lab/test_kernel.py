@@ -27,7 +27,7 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import tracing_policy
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import records
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, recorder
 from standin.client import pod
 from standin.config import Options
@@ -279,7 +279,7 @@ def test_events_can_be_replayed(bench: Bench) -> None:
         if "policy_name" not in body:
             continue
         document = documents[body["policy_name"]]
-        invocation = records.decode(event, recorder(document), {}, True, ("", 0))
+        invocation = events.decode(json.dumps(event).encode(), events.Context({"": recorder(document)}, {}, True))
         assert invocation is not None
         (verdict,) = CompiledPolicy(document).evaluate(invocation)
         assert verdict.fires.value is True
