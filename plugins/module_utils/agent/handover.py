@@ -300,7 +300,8 @@ class Handover:
             self._step(record, "load")
             for name, text in files.items():
                 key = policy_key(text)
-                assert key is not None
+                if key is None:
+                    raise ValueError("{0} shows no metadata.name: it is no policy".format(name))
                 load_policy(client, key, os.path.join(self._staged(target), name), "monitor" if key in flips else modes[key])
             self._require(client, {key: "monitor" if key in flips else mode for key, mode in modes.items()})
             self._step(record, "write")
@@ -323,8 +324,9 @@ class Handover:
     def _carried(self, source: Place) -> Tuple[Dict[str, str], Dict[Key, str]]:
         """The old agent's policies: (file -> text, key -> mode), once it has finished what it is loading. Raises ValueError."""
         files = source.files()
-        keys = {name: policy_key(text) for name, text in files.items()}
-        unnamed = sorted(name for name, key in keys.items() if key is None)
+        shown = {name: policy_key(text) for name, text in files.items()}
+        keys = {name: key for name, key in shown.items() if key is not None}
+        unnamed = sorted(set(shown) - set(keys))
         if unnamed:
             raise ValueError("{0}/{1} shows no metadata.name: it is no policy; take it out of there".format(source.policy_dir, unnamed[0]))
         client, deadline = source.client(self.timeout), time.monotonic() + self.timeout
@@ -337,7 +339,6 @@ class Handover:
                 raise ValueError("the agent is still loading policies after {0} seconds".format(self.timeout))
             time.sleep(_POLL_SECONDS)
         for name, key in keys.items():
-            assert key is not None
             found = listed.get(key)
             if found is None or found.state != "enabled":
                 raise ValueError(
@@ -352,7 +353,7 @@ class Handover:
                     ", ".join(by_hand), source.policy_dir
                 )
             )
-        modes = {key: _mode(listed[key]) for key in keys.values() if key is not None}
+        modes = {key: _mode(listed[key]) for key in keys.values()}
         if source.name == FOREIGN:
             files = {"adopted/{0}".format(name.replace("/", "-")): text for name, text in files.items()}
         return files, modes
