@@ -197,7 +197,7 @@ def test_the_same_on_a_real_bpffs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    assert "9 passed" in done.stdout
 
 
 def uprobe(binary: Path, symbol: str = "malloc", name: str = "up-1") -> Wanted:

@@ -302,11 +302,13 @@ class _Run:
         host, problems = self.host, []
         managed = [policy for policy in self.loaded if policy.key in self.state.policies and policy.state == "enabled"]
 
-        def attempt(action: Callable[[], None]) -> None:
+        def attempt(action: Callable[[], None]) -> bool:
             try:
                 action()
             except _FAILURES as error:
                 problems.append(str(error))
+                return False
+            return True
 
         listed: Dict[Key, LoadedPolicy] = {}
         attempt(lambda: listed.update({policy.key: policy for policy in host.tetra.policies()}))
@@ -316,9 +318,8 @@ class _Run:
             attempt(lambda key=key: self._delete(key))  # type: ignore[misc]
             del listed[key]
         lost = [policy for policy in managed if policy.key not in listed]
-        for policy in lost:
-            attempt(lambda policy=policy: self._reload(policy))  # type: ignore[misc]
-        back = [(policy.key, "enforce") for policy in managed if policy.mode == "enforce"]
+        gone = {policy.key for policy in lost if not attempt(lambda policy=policy: self._reload(policy))}  # type: ignore[misc]
+        back = [(policy.key, "enforce") for policy in managed if policy.mode == "enforce" and policy.key not in gone]
         new = [policy.key for policy in self.steps.add if policy.key in listed and policy.key not in self.found.replaced]
         demoted = [(key, "monitor") for key in new if listed[key].enforces]
         eased = [(policy.key, "monitor") for policy in managed if policy.mode == "monitor" and listed.get(policy.key, policy).enforces]
