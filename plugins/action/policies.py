@@ -13,7 +13,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, recorded
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 
-_SENT = ("loaded", "mode", "text", "namespace", "unpinned", "overrides")
+_SENT = ("loaded", "mode", "text", "namespace", "unpinned", "overrides", "binaries")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except Refused as error:
                 raise failure(error) from None
             policies = chosen.policies_for(task_vars["group_names"]) if chosen else []
-            arguments["policies"] = [{name: one[name] for name in _SENT} for one in policies]
+            arguments["policies"] = [{name: one[name] for name in _SENT if name in one} for one in policies]
             arguments["digest"] = chosen.digest if chosen else ""
         result = self._execute_module(module_name="apiary.tetragon.policies", module_args=arguments, task_vars=task_vars)
         return recorded(result, arguments.get("record"))

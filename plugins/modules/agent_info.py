@@ -88,7 +88,10 @@ observation:
       type: dict
       returned: always
     policies:
-      description: Every policy with state, mode, error, counters and pinned links per hook; null when the agent is silent.
+      description:
+        - Every policy with state, mode, error, counters and pinned links per hook; null when the agent is silent.
+        - C(replaced) names the files under a policy's uprobes that were replaced after it was loaded. It sees and enforces nothing there
+          until M(apiary.tetragon.policies) runs again.
       type: list
       elements: dict
       returned: always
@@ -105,7 +108,7 @@ observation:
       type: dict
       returned: always
     troubles:
-      description: What is wrong with the agent as a service; enforcing but blind, crash loop, start limit, alarm.
+      description: What is wrong on the host; enforcing but blind, crash loop, start limit, alarm, policies whose binary was replaced.
       type: list
       elements: str
       returned: always

@@ -19,6 +19,8 @@ description:
     A change of mode alone reloads nothing.
   - The same set is written to the agent's policy directory in one rename, once this very agent has loaded every policy
     in it, so that a restart yields the same.
+  - A policy whose uprobes sit in a program or library that was replaced since it was loaded is loaded again; until then it sees and
+    enforces nothing in the new file.
   - On any failure the host is as before, and the agent's own words are in the message.
   - Policies that this collection did not load are never touched.
 extends_documentation_fragment:

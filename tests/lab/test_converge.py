@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +22,14 @@ import pytest
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import ConvergeError, Host, converge
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import observe
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import Wanted
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import agent_life
 from enforcing import KILL, LSM, deny
 from standin.host import LabHost
 from standin.kernel import Caller, Kernel
 
+LIBC = next(Path("/lib").glob("*/libc.so.6"))
 ON_BPFFS = bool(os.environ.get("STANDIN_BPFFS"))
 
 
@@ -190,4 +197,102 @@ def test_the_same_on_a_real_bpffs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout
+    assert "9 passed" in done.stdout
+
+
+def uprobe(binary: Path, symbol: str = "malloc", name: str = "up-1") -> Wanted:
+    """Kills whoever calls a function of this file."""
+    hook = {"path": str(binary), "symbols": [symbol], "selectors": [{"matchActions": [{"action": "Sigkill"}]}]}
+    spec = {"uprobes": [hook], "options": [{"name": "policy-mode", "value": "enforce"}]}
+    document = {"apiVersion": "cilium.io/v1alpha1", "kind": "TracingPolicy", "metadata": {"name": name}, "spec": spec}
+    return Wanted(name, "enforce", json.dumps(document), binaries=(str(binary),))
+
+
+def upgrade(binary: Path, content: Path = LIBC) -> None:
+    """What a package upgrade does: another file under the same path."""
+    shutil.copy(content, binary.with_name("upgraded"))
+    binary.with_name("upgraded").rename(binary)
+
+
+@pytest.fixture
+def watched(host: LabHost, target: Host, tmp_path: Path) -> Path:
+    """A program of its own whose calls of malloc are killed, by a host that knows its agent's runs."""
+    binary = tmp_path / "program"
+    shutil.copy(LIBC, binary)
+    target.life = lambda: agent_life(pid_file(host))
+    converge(target, [uprobe(binary), KILL], "bundle-1")
+    assert host.kernel.act("call", str(binary), "malloc").result == "killed"
+    return binary
+
+
+def pid_file(host: LabHost) -> str:
+    return str(host.inside("/var/run/tetragon/tetragon.pid"))
+
+
+def look(host: LabHost, target: Host) -> tuple[list[str], list[str]]:
+    """What an observation says of the files under uprobes: of the policy, and of the host."""
+    seen = observe(target.tetra, target.pins, target.state, pid_file(host))
+    return next(one["replaced"] for one in seen["policies"] if one["name"] == "up-1"), seen["troubles"]
+
+
+def test_a_policy_is_loaded_again_when_its_binary_was_replaced(host: LabHost, target: Host, watched: Path) -> None:
+    wanted = [uprobe(watched), KILL]
+    assert not converge(target, wanted, "bundle-1").changed
+    assert look(host, target) == ([], [])
+    upgrade(watched)
+    assert host.kernel.act("call", str(watched), "malloc").result == "allowed"
+    assert host.listed()["up-1"]["state"] == "TP_STATE_ENABLED"
+    assert look(host, target) == (
+        [str(watched)],
+        [f"up-1 watches and enforces nothing in {watched}, replaced since it was loaded: run this host's policies again"],
+    )
+    predicted = converge(target, wanted, "bundle-1", check=True)
+    assert look(host, target)[0] == [str(watched)]
+    with Attacker(host) as attacker:
+        done = converge(target, wanted, "bundle-1")
+    assert attacker.allowed() - attacker.counts["/secret", "allowed"] - attacker.counts["/lsm", "allowed"] == 0
+    for result in (predicted, done):
+        assert result.changed
+        assert [(one["action"], one["policy"]) for one in result.actions] == [("clear", "up-1"), ("add", "up-1"), ("enforce", "up-1")]
+        assert (result.before["up-1"], result.after["up-1"]) == ("binary replaced", "enforce")
+        assert f"up-1 watched and enforced nothing in {watched}, replaced since it was loaded: it is loaded again" in result.warnings
+    assert host.kernel.act("call", str(watched), "malloc").result == "killed"
+    assert look(host, target) == ([], [])
+    assert not converge(target, wanted, "bundle-1").changed
+
+
+def test_a_restart_binds_a_policy_to_the_file_that_is_there(host: LabHost, target: Host, watched: Path) -> None:
+    upgrade(watched)
+    host.stop()
+    time.sleep(0.02)  # the start of a process is known to a hundredth of a second
+    host.start()
+    assert host.kernel.act("call", str(watched), "malloc").result == "killed"
+    assert look(host, target) == ([], [])
+    assert not converge(target, [uprobe(watched), KILL], "bundle-1").changed
+    watched.chmod(0o700)  # a change of the very file that was bound
+    assert look(host, target) == ([], [])
+    upgrade(watched)
+    assert look(host, target)[0] == [str(watched)]
+
+
+def test_a_failed_run_does_not_lose_what_it_loaded_again(host: LabHost, target: Host, watched: Path) -> None:
+    upgrade(watched)
+    host.faults(load_seconds=0, fail_load=[["zzz-1", "the verifier says no"]])
+    with pytest.raises(ConvergeError, match="the verifier says no; the host is as before"):
+        converge(target, [uprobe(watched), uprobe(watched, "free", "zzz-1"), KILL], "bundle-2")
+    assert host.kernel.act("call", str(watched), "malloc").result == "killed"
+    assert host.listed()["up-1"]["mode"] == host.listed()["kill-1"]["mode"] == "TP_MODE_ENFORCE"
+
+
+def test_a_new_file_without_the_function_is_told(host: LabHost, target: Host, watched: Path) -> None:
+    other = watched.with_name("other")
+    other.write_bytes(b"\x7fELF")
+    upgrade(watched, other)
+    with pytest.raises(ConvergeError, match="symbol malloc: not found; and it could not be put back: policy up-1") as failure:
+        converge(target, [uprobe(watched), KILL], "bundle-1")
+    assert not failure.value.restored
+    assert host.listed()["kill-1"]["mode"] == "TP_MODE_ENFORCE"
+    upgrade(watched)
+    assert converge(target, [uprobe(watched), KILL], "bundle-1").changed
+    assert host.kernel.act("call", str(watched), "malloc").result == "killed"
+    assert look(host, target) == ([], [])

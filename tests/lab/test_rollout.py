@@ -472,6 +472,29 @@ def test_drift_is_told_by_host_and_policy(controller: Controller) -> None:
     assert "policies that are not managed here: own" in told.output
 
 
+def test_a_policy_whose_binary_was_replaced_is_told_and_the_next_run_loads_it_again(controller: Controller) -> None:
+    libc = next(Path("/lib").glob("*/libc.so.6"))
+    program = controller.directory / "program"
+    shutil.copy(libc, program)
+    values = {"program": str(program), "function": "malloc", "first_argument": [7]}
+    path = controller.environment(policies=[{"policy": "application/function-call", "mode": "monitor", "values": values}])
+    chosen = controller.bundle(path)
+    assert controller.rollout(path, chosen).code == 0
+    shutil.copy(libc, controller.directory / "upgraded")
+    (controller.directory / "upgraded").rename(program)
+    host = controller.fleet.hosts["host02"]
+    (name,) = host.listed()
+    told = controller.play("status", path)
+    assert "3 of 3 host(s) differ" in told.output
+    assert f"host02: {name} watches and enforces nothing in {program}, replaced since it was loaded" in told.output
+    host.kernel.act("call", str(program), "malloc", "7")
+    assert controller.rollout(path, chosen).code == 0
+    host.kernel.act("call", str(program), "malloc", "7")
+    wait_for(lambda: any("process_uprobe" in event for event in host.events()))
+    assert sum("process_uprobe" in event for event in host.events()) == 1
+    assert "every host runs what it should" in controller.play("status", path).output
+
+
 def wait_for(condition: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

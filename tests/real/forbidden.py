@@ -66,4 +66,5 @@ def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
         "namespace": "",
         "unpinned": ["file_open"] if kind == "lsm" else [],
         "overrides": ["security_file_open"] if kind == "override" else [],
+        "binaries": [entry["path"] for entry in spec.get("uprobes", ())],
     }

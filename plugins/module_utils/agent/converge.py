@@ -16,9 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import Survey, survey
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import Plan, Wanted, mismatches, plan, wanted_files
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import PolicySet
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import Life
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import with_mode
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import State, StateFile
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, Tetra, TetraError, TetraMissing
@@ -48,6 +50,7 @@ class Host:
     state: StateFile
     uptime: Callable[[], Optional[float]] = lambda: None
     start_grace: float = 600.0
+    life: Callable[[], Life] = Life
 
 
 @dataclass
@@ -104,14 +107,30 @@ def _predict(host: Host, wanted: Sequence[Wanted], bundle: str) -> Result:
     except TetraMissing as error:
         loaded = []
         warnings.append("{0}; in check mode the host counts as running no policies".format(error))
-    steps = plan(wanted, loaded, state.policies, host.files.read())
-    result = _describe(steps, wanted, loaded, state)
-    result.warnings = warnings
+    found = _survey(wanted, loaded, state, host.life())
+    steps = plan(wanted, loaded, state.policies, host.files.read(), found.replaced)
+    result = _describe(steps, wanted, loaded, state, found)
+    result.warnings = [*warnings, *_replaced(found)]
     result.changed = not steps.empty or state.pending or state.bundle != bundle
     return result
 
 
-def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State) -> Result:
+def _survey(wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State, life: Life) -> Survey:
+    """The files of all wanted policies' uprobes; only a policy that is loaded can sit in another one."""
+    found = survey({policy.key: policy.binaries for policy in wanted}, state.binaries, state.life, life)
+    there = {policy.key for policy in loaded}
+    return replace(found, replaced={key: paths for key, paths in found.replaced.items() if key in there})
+
+
+def _replaced(found: Survey) -> List[str]:
+    """A warning for each policy whose uprobes sit in a file that is not there any more."""
+    return [
+        "{0} watched and enforced nothing in {1}, replaced since it was loaded: it is loaded again".format(key[1], ", ".join(paths))
+        for key, paths in sorted(found.replaced.items())
+    ]
+
+
+def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State, found: Survey) -> Result:
     actions = [{"action": "clear", "policy": key[1]} for key in steps.clear]
     actions += [{"action": "add", "policy": policy.name} for policy in steps.add]
     actions += [{"action": mode, "policy": key[1]} for key, mode in steps.flip]
@@ -121,7 +140,11 @@ def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPoli
     return Result(
         changed=False,
         actions=actions,
-        before={policy.name: _state_and_mode(policy) for policy in loaded if policy.key in managed},
+        before={
+            policy.name: "binary replaced" if policy.key in found.replaced else _state_and_mode(policy)
+            for policy in loaded
+            if policy.key in managed
+        },
         after={policy.name: policy.mode for policy in wanted},
     )
 
@@ -179,9 +202,15 @@ class _Run:
         self.state = host.state.read()
         self.files = host.files.read()
         self.loaded = self._settled_list()
-        self.steps = plan(self.wanted, self.loaded, self.state.policies, self.files)
-        result = _describe(self.steps, self.wanted, self.loaded, self.state)
+        life = host.life()
+        self.found = _survey(self.wanted, self.loaded, self.state, life)
+        self.life = life.id if self.found.current else ""
+        self.steps = plan(self.wanted, self.loaded, self.state.policies, self.files, self.found.replaced)
+        result = _describe(self.steps, self.wanted, self.loaded, self.state, self.found)
+        self.warnings += _replaced(self.found)
         if self.steps.empty and not self.state.pending and self.state.bundle == self.bundle:
+            if (self.state.binaries, self.state.life) != (self.found.current, self.life):  # the agent has started anew
+                host.state.write(replace(self.state, binaries=self.found.current, life=self.life))
             host.files.discard()  # a run that was killed at its very end may have left the former set staged
             return result
         try:
@@ -217,7 +246,8 @@ class _Run:
     def _change(self) -> None:
         host, steps = self.host, self.steps
         keys = self.state.policies | {policy.key for policy in self.wanted}
-        host.state.write(State(self.state.bundle, True, frozenset(keys)))
+        left = {key: self.state.binaries.get(key, ()) if key in self.found.replaced else files for key, files in self.found.current.items()}
+        host.state.write(State(self.state.bundle, True, frozenset(keys), left, self.life))
         host.files.stage(wanted_files(self.wanted))
         for key in steps.clear:
             host.tetra.delete(key)
@@ -231,7 +261,7 @@ class _Run:
             self._delete(key)
         self._purge([policy.key for policy in self.wanted if policy.mode == "enforce" and policy.overrides])
         self._require()
-        host.state.write(State(self.bundle, False, frozenset(policy.key for policy in self.wanted)))
+        host.state.write(State(self.bundle, False, frozenset(policy.key for policy in self.wanted), self.found.current, self.life))
         host.files.discard()
 
     def _load(self, policy: Wanted, path: str) -> None:
@@ -272,21 +302,25 @@ class _Run:
         host, problems = self.host, []
         managed = [policy for policy in self.loaded if policy.key in self.state.policies and policy.state == "enabled"]
 
-        def attempt(action: Callable[[], None]) -> None:
+        def attempt(action: Callable[[], None]) -> bool:
             try:
                 action()
             except _FAILURES as error:
                 problems.append(str(error))
+                return False
+            return True
 
         listed: Dict[Key, LoadedPolicy] = {}
         attempt(lambda: listed.update({policy.key: policy for policy in host.tetra.policies()}))
         if problems:
             return problems
+        for key in [key for key in self.found.replaced if key in listed and listed[key].state != "enabled"]:
+            attempt(lambda key=key: self._delete(key))  # type: ignore[misc]
+            del listed[key]
         lost = [policy for policy in managed if policy.key not in listed]
-        for policy in lost:
-            attempt(lambda policy=policy: self._reload(policy))  # type: ignore[misc]
-        back = [(policy.key, "enforce") for policy in managed if policy.mode == "enforce"]
-        new = [policy.key for policy in self.steps.add if policy.key in listed]
+        gone = {policy.key for policy in lost if not attempt(lambda policy=policy: self._reload(policy))}  # type: ignore[misc]
+        back = [(policy.key, "enforce") for policy in managed if policy.mode == "enforce" and policy.key not in gone]
+        new = [policy.key for policy in self.steps.add if policy.key in listed and policy.key not in self.found.replaced]
         demoted = [(key, "monitor") for key in new if listed[key].enforces]
         eased = [(policy.key, "monitor") for policy in managed if policy.mode == "monitor" and listed.get(policy.key, policy).enforces]
         attempt(lambda: self._flip(back + demoted + eased))

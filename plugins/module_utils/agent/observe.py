@@ -21,9 +21,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from ansible.module_utils.urls import open_url
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import break_glass, metrics
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import survey
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import (
     CLOCK_TICKS,
+    Life,
+    agent_life,
     agent_pid,
     process_age,
     read_text,
@@ -62,7 +65,7 @@ def observe(
     """The observation of this host. Never raises for an agent that is absent or silent: that is an observation too."""
     problems: List[str] = []
     agent = _agent(tetra, pid_file, problems)
-    policies = _policies(tetra, pins, state, problems) if agent["answers"] else None
+    policies = _policies(tetra, pins, state, agent_life(pid_file), problems) if agent["answers"] else None
     counters = _counters(agent, problems)
     service, alarm = _service(pins.path), _alarm(pins.path, state.directory)
     kept = sorted({*pins.policies(), *(PinDirectory(pins.leftover).policies() if pins.leftover else ())})
@@ -75,7 +78,7 @@ def observe(
         "pins": {"directory": pins.path, "present": pins.present, "leftover": pins.leftover, "folders": pins.policies()},
         "service": service,
         "alarm": alarm,
-        "troubles": [*held_back(state.directory), *troubles(agent["answers"], kept, service, alarm)],
+        "troubles": [*held_back(state.directory), *troubles(agent["answers"], kept, service, alarm), *unbound(policies or ())],
         "counters": counters,
         "bundle": _bundle(state, problems),
         "health": {
@@ -111,6 +114,17 @@ def troubles(answers: bool, kept: Sequence[str], service: Optional[Mapping[str, 
     if alarm is not None:
         found.append("an alarm stands since {0}: the agent did not start".format(alarm.get("time", "an unknown time")))
     return found
+
+
+def unbound(policies: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Policies whose uprobes sit in files that are not there any more, in words."""
+    return [
+        "{0} watches and enforces nothing in {1}, replaced since it was loaded: run this host's policies again".format(
+            one["name"], ", ".join(one["replaced"])
+        )
+        for one in policies
+        if one["replaced"]
+    ]
 
 
 def _service(pin_directory: str) -> Optional[Dict[str, Any]]:
@@ -196,16 +210,18 @@ def _flag(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
-def _policies(tetra: Tetra, pins: PinDirectory, state: StateFile, problems: List[str]) -> Optional[List[Dict[str, Any]]]:
+def _policies(tetra: Tetra, pins: PinDirectory, state: StateFile, life: Life, problems: List[str]) -> Optional[List[Dict[str, Any]]]:
     try:
-        managed = state.read().policies
-        return [_policy(one, pins, one.key in managed) for one in tetra.policies()]
+        recorded = state.read()
+        paths = {key: [one.path for one in files] for key, files in recorded.binaries.items()}
+        replaced = survey(paths, recorded.binaries, recorded.life, life).replaced
+        return [_policy(one, pins, one.key in recorded.policies, replaced.get(one.key, ())) for one in tetra.policies()]
     except (TetraError, ValueError, OSError) as error:
         problems.append("policies: {0}".format(error))
         return None
 
 
-def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool) -> Dict[str, Any]:
+def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool, replaced: Sequence[str]) -> Dict[str, Any]:
     hooks = pins.hooks(one.key)
     return {
         "name": one.name,
@@ -214,6 +230,7 @@ def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool) -> Dict[str, A
         "state": one.state,
         "mode": one.mode,
         "error": one.error,
+        "replaced": list(replaced),
         "posted": one.counters.get("post", 0),
         "enforced": sum(one.counters.get(name, 0) for name in ENFORCED),
         "would_enforce": sum(one.counters.get("monitor_" + name, 0) for name in ENFORCED),

@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Optional
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import Host
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import PolicySet
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import agent_pid, process_age
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import agent_life, agent_pid, process_age
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Tetra
@@ -56,8 +56,10 @@ def host(given: Mapping[str, Any]) -> Host:
     """The host that a module's parameters describe."""
     params = effective(given)
 
+    agent = os.path.join(params["run_dir"], "tetragon.pid")
+
     def uptime() -> Optional[float]:
-        pid = agent_pid(os.path.join(params["run_dir"], "tetragon.pid"))
+        pid = agent_pid(agent)
         return process_age(pid) if pid else None
 
     return Host(
@@ -66,4 +68,5 @@ def host(given: Mapping[str, Any]) -> Host:
         files=PolicySet(params["policy_dir"]),
         state=StateFile(params["state_dir"]),
         uptime=uptime,
+        life=lambda: agent_life(agent),
     )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import AbstractSet, Any, Dict, List, Mapping, Sequence, Tuple
+from typing import AbstractSet, Any, Container, Dict, List, Mapping, Sequence, Tuple
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy
 
@@ -15,7 +15,10 @@ USABLE = ("enabled", "loading")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One policy that the host is to run. ``early`` ones have links that the agent does not pin: they load first."""
+    """One policy that the host is to run. ``early`` ones have links that the agent does not pin: they load first.
+
+    ``binaries``: paths of the programs and libraries that its uprobes sit in.
+    """
 
     name: str
     mode: str
@@ -23,6 +26,7 @@ class Wanted:
     namespace: str = ""
     early: bool = False
     overrides: Tuple[str, ...] = ()
+    binaries: Tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -43,6 +47,7 @@ class Wanted:
             namespace=raw.get("namespace") or "",
             early=bool(raw.get("unpinned")),
             overrides=tuple(raw.get("overrides") or ()),
+            binaries=tuple(raw.get("binaries") or ()),
         )
 
 
@@ -71,11 +76,22 @@ def mode_fits(wanted: str, actual: str) -> bool:
     return actual == wanted or (wanted == "monitor" and actual == "monitor_only")
 
 
-def plan(wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], managed: AbstractSet[Key], files: Mapping[str, str]) -> Plan:
-    """Compare. ``managed`` are the names that a former run loaded; whatever is neither managed nor wanted is not touched."""
+def plan(
+    wanted: Sequence[Wanted],
+    loaded: Sequence[LoadedPolicy],
+    managed: AbstractSet[Key],
+    files: Mapping[str, str],
+    replaced: Container[Key] = (),
+) -> Plan:
+    """Compare. ``managed`` are the names that a former run loaded; whatever is neither managed nor wanted is not touched.
+
+    ``replaced``: policies whose uprobes sit in a file that was replaced. No name can be loaded twice, so these go first
+    and come back: nothing is lost by that, since in the new file they enforce nothing.
+    """
     by_key: Dict[Key, LoadedPolicy] = {policy.key: policy for policy in loaded}
     keys = {policy.key for policy in wanted}
-    kept = [policy for policy in wanted if policy.key in by_key and by_key[policy.key].state in USABLE]
+    usable = {key for key, policy in by_key.items() if policy.state in USABLE and key not in replaced}
+    kept = [policy for policy in wanted if policy.key in usable]
     kept_keys = {policy.key for policy in kept}
     add = sorted((policy for policy in wanted if policy.key not in kept_keys), key=lambda policy: policy.file)
     remove = sorted(key for key in managed if key in by_key and key not in keys)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import dataclass
 from typing import List, Optional
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -30,6 +32,23 @@ def process_age(pid: int) -> Optional[float]:
     """Seconds since a process started."""
     fields, uptime = stat_fields(pid), read_text("/proc/uptime").split()
     return float(uptime[0]) - int(fields[19]) / CLOCK_TICKS if fields and uptime else None
+
+
+@dataclass(frozen=True)
+class Life:
+    """One run of the agent. ``since``: its start by the wall clock. Both are empty when no process is known."""
+
+    id: str = ""
+    since: Optional[float] = None
+
+
+def agent_life(pid_file: str) -> Life:
+    """The run of the agent that goes on now."""
+    pid = agent_pid(pid_file)
+    fields, age = (stat_fields(pid), process_age(pid)) if pid else ([], None)
+    if not fields or age is None:
+        return Life()
+    return Life("{0}/{1}".format(read_text("/proc/sys/kernel/random/boot_id").strip(), fields[19]), time.time() - age)
 
 
 def stat_fields(pid: int) -> List[str]:

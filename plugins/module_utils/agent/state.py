@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import FrozenSet, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, FrozenSet, Iterator
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import Binaries, Binary
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key
 
@@ -22,11 +23,16 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """``pending`` is set before the first change and cleared after the last."""
+    """``pending`` is set before the first change and cleared after the last.
+
+    ``binaries`` are the files that uprobes were loaded on, during the run of the agent named by ``life``.
+    """
 
     bundle: str = ""
     pending: bool = False
     policies: FrozenSet[Key] = frozenset()
+    binaries: Binaries = field(default_factory=dict)
+    life: str = ""
 
 
 def write_json(path: str, document: object) -> None:
@@ -58,15 +64,23 @@ class StateFile:
         try:
             with open(self.path, encoding="utf-8") as file:
                 raw = json.load(file)
-            return State(raw["bundle"], raw["pending"], frozenset((one["namespace"], one["name"]) for one in raw["policies"]))
+            keys = {(one["namespace"], one["name"]): one.get("binaries", ()) for one in raw["policies"]}
+            binaries = {key: tuple(Binary(**file) for file in files) for key, files in keys.items() if files}
+            return State(raw["bundle"], raw["pending"], frozenset(keys), binaries, raw.get("agent", ""))
         except FileNotFoundError:
             return State()
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError("{0} is damaged ({1}): remove it and run again".format(self.path, error)) from None
 
     def write(self, state: State) -> None:
-        policies = [{"namespace": namespace, "name": name} for namespace, name in sorted(state.policies)]
-        write_json(self.path, {"bundle": state.bundle, "pending": state.pending, "policies": policies})
+        policies = []
+        for key in sorted(state.policies):
+            entry: Dict[str, Any] = {"namespace": key[0], "name": key[1]}
+            if state.binaries.get(key):
+                entry["binaries"] = [asdict(one) for one in state.binaries[key]]
+            policies.append(entry)
+        document = {"bundle": state.bundle, "pending": state.pending, "policies": policies}
+        write_json(self.path, {**document, "agent": state.life} if state.binaries else document)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -140,6 +140,9 @@ def _conformity(gates: Gates, host: HostEvidence) -> Iterator[Reading]:
             yield Reading("policies", host.name, FAIL, detail="is not loaded", subject=policy["loaded"])
         elif actual["state"] != "enabled":
             yield Reading("policies", host.name, FAIL, detail=f"is {actual['state']}: {actual['error']}", subject=policy["loaded"])
+        elif actual["replaced"]:
+            detail = f"watches and enforces nothing in {', '.join(actual['replaced'])}, replaced since it was loaded"
+            yield Reading("policies", host.name, FAIL, detail=detail, subject=policy["loaded"])
         elif actual["mode"] != policy["mode"] and not (policy["mode"] == "monitor" and actual["mode"] == "monitor_only"):
             yield Reading(
                 "policies", host.name, FAIL, detail=f"is in mode {actual['mode']}, not {policy['mode']}", subject=policy["loaded"]

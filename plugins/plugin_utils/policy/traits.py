@@ -66,13 +66,15 @@ class Requirement:
 @dataclass(frozen=True)
 class Traits:
     """``overrides``: the security_* functions whose return this policy replaces by a kprobe (two enforcing copies of
-    such a policy disturb each other). ``unpinned``: links that do not outlive the agent on this version."""
+    such a policy disturb each other). ``unpinned``: links that do not outlive the agent on this version. ``binaries``:
+    paths of the programs and libraries that uprobes and usdts sit in, which stop at a file that is replaced."""
 
     hooks: tuple[str, ...]
     actions: tuple[str, ...]
     enforcing: bool
     overrides: tuple[str, ...]
     unpinned: tuple[str, ...]
+    binaries: tuple[str, ...]
     scope: str
     requirements: tuple[Requirement, ...]
 
@@ -134,6 +136,7 @@ def traits(document: Mapping[str, Any], version: Version) -> Traits:
         enforcing=any(name in ENFORCING for name in actions),
         overrides=tuple(sorted({entry.name for entry in entries if entry.is_security and "Override" in _names(entry)})),
         unpinned=tuple(sorted({f"{entry.section}:{entry.name}" for entry in entries if not _link_is_pinned(entry, version)})),
+        binaries=tuple(sorted({entry.raw["path"] for entry in entries if entry.section in ("uprobes", "usdts")})),
         scope=scope(document),
         requirements=tuple(dict.fromkeys(_requirements(spec, entries, _needs_policy_filter(document, version)))),
     )

@@ -41,6 +41,7 @@ def policy(name: str, values: str = "aaaa", form: str = "host", **more: object) 
         "enforcing": False,
         "overrides": [],
         "unpinned": [],
+        "binaries": [],
         "scope": "everything on the host",
         "requirements": [],
         "file": f"{form}-{loaded}.yaml",

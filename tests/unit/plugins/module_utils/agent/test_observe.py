@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import troubles
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import troubles, unbound
 
 
 def service(state="active", substate="running", result="success", restarts=0):
@@ -40,3 +40,8 @@ def service(state="active", substate="running", result="success", restarts=0):
 )
 def test_what_is_wrong_with_the_service_is_said(answers, kept, unit, alarm, expected):
     assert troubles(answers, kept, unit, alarm) == expected
+
+
+def test_a_policy_whose_binary_was_replaced_is_named():
+    policies = [{"name": "a", "replaced": []}, {"name": "b", "replaced": ["/x", "/y"]}]
+    assert unbound(policies) == ["b watches and enforces nothing in /x, /y, replaced since it was loaded: run this host's policies again"]

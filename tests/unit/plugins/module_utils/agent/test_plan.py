@@ -71,6 +71,14 @@ def test_a_policy_that_does_not_work_is_cleared_and_added_again(state):
     assert (names(result.clear), [policy.name for policy in result.add]) == ([OLD], [OLD])
 
 
+def test_a_policy_whose_binary_was_replaced_is_loaded_again_and_enforces_again():
+    wanted = [want(OLD, "enforce"), want(OTHER, "enforce")]
+    loaded = [have(OLD, "enforce"), have(OTHER, "enforce")]
+    result = plan(wanted, loaded, {("", OLD), ("", OTHER)}, wanted_files(wanted), {("", OLD)})
+    assert (names(result.clear), [policy.name for policy in result.add], result.remove) == ([OLD], [OLD], ())
+    assert result.flip == ((("", OLD), "enforce"),)
+
+
 def test_a_policy_that_still_loads_is_waited_for():
     result = steps([want(OLD)], [have(OLD, "unknown", "loading")], [OLD])
     assert (result.clear, result.add) == ((), ())
@@ -129,5 +137,6 @@ def test_a_bundles_policy_becomes_a_wanted_one():
         "namespace": None,
         "unpinned": ["lsmhooks:file_open"],
         "overrides": ["security_file_open"],
+        "binaries": ["/usr/bin/app"],
     }
-    assert Wanted.from_bundle(raw) == Wanted(NEW, "enforce", "x", "", True, ("security_file_open",))
+    assert Wanted.from_bundle(raw) == Wanted(NEW, "enforce", "x", "", True, ("security_file_open",), ("/usr/bin/app",))

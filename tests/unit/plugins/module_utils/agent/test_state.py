@@ -7,9 +7,19 @@ import multiprocessing
 
 import pytest
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import Binary
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import Busy, State, StateFile
 
-STATE = State("digest", True, frozenset([("", "a-00000001"), ("shop", "b-00000002")]))
+STATE = State(
+    "digest",
+    True,
+    frozenset([("", "a-00000001"), ("shop", "b-00000002")]),
+    {("shop", "b-00000002"): (Binary("/usr/bin/app", 7, 42, "c0ffee"), Binary("/usr/bin/gone"))},
+    "boot-1/4711",
+)
+
+
+ODD = '{"bundle": "", "pending": false, "policies": [{"namespace": "", "name": "a", "binaries": [{}]}]}'
 
 
 def test_a_state_comes_back_as_it_was_written(tmp_path):
@@ -18,11 +28,18 @@ def test_a_state_comes_back_as_it_was_written(tmp_path):
     assert file.read() == STATE
 
 
+def test_a_state_from_before_binaries_were_recorded_is_read(tmp_path):
+    (tmp_path / "policies.json").write_text(
+        '{"bundle": "digest", "pending": false, "policies": [{"namespace": "", "name": "a"}]}', encoding="utf-8"
+    )
+    assert StateFile(str(tmp_path)).read() == State("digest", False, frozenset([("", "a")]))
+
+
 def test_no_file_is_an_empty_state(tmp_path):
     assert StateFile(str(tmp_path)).read() == State()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"bundle": ""}', '{"bundle": "", "pending": false, "policies": [{}]}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"bundle": ""}', '{"bundle": "", "pending": false, "policies": [{}]}', ODD])
 def test_a_damaged_file_is_named(tmp_path, text):
     file = StateFile(str(tmp_path))
     (tmp_path / "policies.json").write_text(text, encoding="utf-8")

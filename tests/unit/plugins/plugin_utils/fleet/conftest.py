@@ -100,6 +100,7 @@ def loaded(name: str, mode: str = "monitor", **changes: Any) -> dict[str, Any]:
         "state": "enabled",
         "mode": mode,
         "error": "",
+        "replaced": [],
         "posted": 0,
         "enforced": 0,
         "would_enforce": 0,

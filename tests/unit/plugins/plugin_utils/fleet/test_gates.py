@@ -59,6 +59,11 @@ def test_healthy_hosts_pass():
         pytest.param(
             ended(policies=[loaded(POLICY, "enforce")]), f"h1: policies of {POLICY}: is in mode enforce, not monitor", id="wrong mode"
         ),
+        pytest.param(
+            ended(policies=[loaded(POLICY, replaced=["/usr/bin/app"])]),
+            f"h1: policies of {POLICY}: watches and enforces nothing in /usr/bin/app, replaced since it was loaded",
+            id="binary replaced",
+        ),
         pytest.param(ended(answers=False), "h1: agent: counters: http://127.0.0.1:2112/metrics: connection refused", id="agent gone"),
         pytest.param(ended(started=700.0), "h1: agent_restarts: 1 restarts; limit 0", id="agent restarted"),
         pytest.param(ended(boot="boot-2"), "h1: agent_restarts: 1 restarts; limit 0", id="host rebooted"),

@@ -95,6 +95,15 @@ def test_overrides_are_the_security_functions_whose_result_a_kprobe_replaces() -
     assert traits_of(spec).overrides == ("security_a", "security_b")
 
 
+def test_binaries_are_the_files_that_user_space_hooks_sit_in() -> None:
+    spec = {
+        "uprobes": [{"path": "/b", "symbols": ["x"]}, {"path": "/b", "symbols": ["y"]}, {"path": "/a", "offsets": [1]}],
+        "usdts": [{"path": "/c", "provider": "p", "name": "n"}],
+        "kprobes": [{"call": "a"}],
+    }
+    assert traits_of(spec).binaries == ("/a", "/b", "/c")
+
+
 @pytest.mark.parametrize(
     ("spec", "version", "unpinned"),
     [
