@@ -103,7 +103,7 @@ class Systemd:
         except (OSError, subprocess.SubprocessError) as error:
             raise ServiceError("{0}: {1}".format(" ".join(command[:2]), error)) from None
 
-    def _call(self, *arguments: str, timeout: float = 60, ignore: bool = False) -> str:
+    def _call(self, *arguments: str, timeout: float = 300, ignore: bool = False) -> str:
         done = self._run(["systemctl", *arguments], timeout)
         if done.returncode != 0 and not ignore:
             raise ServiceError("systemctl {0}: {1}".format(" ".join(arguments), done.stderr.decode("utf-8", "replace").strip()))
