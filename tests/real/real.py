@@ -350,15 +350,16 @@ def main() -> int:
         lab.start()
         lab.mark("loading")
         lab.converge(KINDS)
+        counts: dict[str, Any] = {}
         for name in arguments.events or EVENTS:
             lab.mark(name)
             EVENTS[name].act(lab)
             lab.mark(f"after-{name}")
             time.sleep(10)
-        counts = lab.report()
+            counts = lab.report()
+            (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     finally:
         machine.vm("kill")
-    (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     print("attempts/allowed/wrong\n" + table(counts))
     found = lapses(counts)
     print("\n".join(found) or "nothing came through that must not")
