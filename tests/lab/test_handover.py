@@ -9,6 +9,8 @@ import itertools
 import os
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, handover, slots
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import Agent, Handover, HandoverError
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import Agent, Handover, HandoverError, Record
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import write_json
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Tetra
 from enforcing import KILL, LSM, deny
 from slothost import SlotHost
@@ -161,6 +164,22 @@ def test_leftovers_of_a_killed_run_without_a_record_are_cleaned_first(slot_host:
     assert len(slot_host.agents) == 2
     change(slot_host).execute(Agent("1.7.0"))
     settled(slot_host, "1.7.0")
+
+
+def test_an_interrupted_run_is_undone_while_the_agent_that_boots_still_loads(slot_host: SlotHost) -> None:
+    slot_host.place("a", "1.6.1", POLICIES)
+    source = slot_host.layout.slot("a")
+    flips = [("", policy.name) for policy in POLICIES if policy.overrides]
+    write_json(change(slot_host).path, Record("load", source, "b", "1.7.0", flips).dump())
+    slot_host.power_off()
+    slot_host.faults(start_seconds=1, load_seconds=1)
+    boot = threading.Thread(target=slot_host.boot)
+    boot.start()
+    while source.pid is None:
+        time.sleep(0.01)
+    change(slot_host).execute(Agent("1.6.1"))
+    boot.join()
+    settled(slot_host, "1.6.1")
 
 
 def test_an_agent_of_somebody_else_is_adopted_with_its_policies(slot_host: SlotHost) -> None:

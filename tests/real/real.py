@@ -86,22 +86,22 @@ class Lab:
             if path.is_file() and path.suffix != ".pyc":
                 content.update(path.read_bytes())
         tag = f"installed-{content.hexdigest()[:12]}"
+        self.trust()
         self.machine.vm("kill")
         if self.machine.vm("restore", tag, check=False, stderr=subprocess.DEVNULL).returncode == 0:
             self.machine.vm("wait")
             return
         self.machine.vm("rm")
         self.machine.up()
-        self.install()
+        self.play("apiary.tetragon.install", self.variables())
         self.probe()
         self.machine.ssh("sync")
         self.machine.vm("snap", tag)
 
-    def install(self) -> None:
-        """By the role, from a copy of the collection that knows this tarball's sum: it need not be the one that upstream built."""
+    def trust(self) -> None:
+        """Let the copy of the collection that plays know this tarball's sum alone: it need not be the one that upstream built."""
         known = Path(os.environ["ANSIBLE_COLLECTIONS_PATH"], "ansible_collections/apiary/tetragon/plugins/plugin_utils/release/sums.yml")
         known.write_text("{}\n", encoding="utf-8")
-        self.play("apiary.tetragon.install", self.variables())
 
     def variables(self, **options: Any) -> dict[str, Any]:
         """What the role is told: this release, and options of the agent."""
@@ -350,15 +350,16 @@ def main() -> int:
         lab.start()
         lab.mark("loading")
         lab.converge(KINDS)
+        counts: dict[str, Any] = {}
         for name in arguments.events or EVENTS:
             lab.mark(name)
             EVENTS[name].act(lab)
             lab.mark(f"after-{name}")
             time.sleep(10)
-        counts = lab.report()
+            counts = lab.report()
+            (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     finally:
         machine.vm("kill")
-    (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     print("attempts/allowed/wrong\n" + table(counts))
     found = lapses(counts)
     print("\n".join(found) or "nothing came through that must not")

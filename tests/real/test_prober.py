@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,6 +68,19 @@ def cell(**changes: float) -> dict[str, float]:
 )
 def test_only_what_the_agent_cannot_prevent_is_no_lapse(phase: str, kind: str, counted: dict[str, float], lapse: bool) -> None:
     assert bool(real.lapses({phase: {kind: counted}})) is lapse
+
+
+def test_a_run_from_a_snapshot_trusts_its_tarball_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tmp_path / "ansible_collections/apiary/tetragon/plugins/plugin_utils/release/sums.yml"
+    known.parent.mkdir(parents=True)
+    known.write_text("1.7.0: {}\n", encoding="utf-8")
+    release = tmp_path / "tetragon-v1.7.0-amd64.tar.gz"
+    release.write_bytes(b"")
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(tmp_path))
+    machine = real.Machine("real", tmp_path, "bookworm")
+    monkeypatch.setattr(machine, "vm", lambda *_arguments, **_run: subprocess.CompletedProcess([], 0))
+    real.Lab(machine, tmp_path, release).start()
+    assert known.read_text(encoding="utf-8") == "{}\n"
 
 
 def test_without_policies_every_act_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

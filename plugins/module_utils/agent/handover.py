@@ -103,7 +103,7 @@ class Systemd:
         except (OSError, subprocess.SubprocessError) as error:
             raise ServiceError("{0}: {1}".format(" ".join(command[:2]), error)) from None
 
-    def _call(self, *arguments: str, timeout: float = 60, ignore: bool = False) -> str:
+    def _call(self, *arguments: str, timeout: float = 300, ignore: bool = False) -> str:
         done = self._run(["systemctl", *arguments], timeout)
         if done.returncode != 0 and not ignore:
             raise ServiceError("systemctl {0}: {1}".format(" ".join(arguments), done.stderr.decode("utf-8", "replace").strip()))
@@ -536,8 +536,11 @@ class Handover:
         keys = {policy_key(text) for text in target.files().values()}
         client, deadline = target.client(self.timeout), time.monotonic() + self.timeout
         while True:
-            listed = {policy.key: policy for policy in client.policies()}
-            lacking = sorted(key[1] for key in keys if key and (key not in listed or listed[key].state != "enabled"))
+            try:
+                listed = {policy.key: policy for policy in client.policies()}
+                lacking = sorted(key[1] for key in keys if key and (key not in listed or listed[key].state != "enabled"))
+            except TetraError as error:
+                lacking = [str(error)]
             if not lacking:
                 return {key: _mode(listed[key]) for key in keys if key}
             if time.monotonic() > deadline:
@@ -579,8 +582,8 @@ class Handover:
         return problems
 
     def _require_flips(self, source: Place, record: Record) -> None:
-        listed = {policy.key: policy for policy in source.client(self.timeout).policies()}
-        wrong = sorted(key[1] for key in record.flips if key not in listed or not listed[key].enforces)
+        modes = self._awaited(source)
+        wrong = sorted(key[1] for key in record.flips if modes.get(key) != "enforce")
         if wrong:
             raise ValueError("not enforcing in {0}: {1}".format(source.name, ", ".join(wrong)))
 

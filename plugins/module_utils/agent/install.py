@@ -43,7 +43,7 @@ class Result:
     diff: Dict[str, List[str]] = field(default_factory=dict)
 
 
-def systemctl(*arguments: str, timeout: float = 60) -> str:
+def systemctl(*arguments: str, timeout: float = 300) -> str:
     """Output of one call. Raises InstallError with systemd's words."""
     try:
         done = subprocess.run(
@@ -195,5 +195,11 @@ class _Run:
 
 
 def _command(*words: str) -> str:
-    done = subprocess.run(list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
+    """Output of one call that may fail: what it was for goes on without it."""
+    try:
+        done = subprocess.run(
+            list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
     return done.stdout.decode("utf-8", "replace")
