@@ -24,7 +24,7 @@ PROGRAM = LIB + "/slot"
 BREAK_GLASS = LIB + "/break-glass"
 TMPFILES = "/etc/tmpfiles.d/apiary.conf"
 # What the programs of the units import, by module name.
-MODULES = ("bpf", "break_glass", "pins", "policyset", "process", "slots", "slotunit", "state", "tetra")
+MODULES = ("binaries", "bpf", "break_glass", "pins", "policyset", "process", "slots", "slotunit", "state", "tetra")
 _PACKAGE = "ansible_collections/apiary/tetragon/plugins/module_utils/agent"
 _CAPABILITIES = (
     "CAP_BPF CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_IPC_LOCK CAP_KILL CAP_NET_ADMIN CAP_PERFMON "

@@ -3,10 +3,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.flags import OF_THE_SLOT, flags_of
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import File, Limits, conf, slot_files, stale, unit, write
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import (
+    MODULES,
+    File,
+    Limits,
+    conf,
+    slot_files,
+    sources,
+    stale,
+    unit,
+    write,
+)
 
 
 def test_two_slots_share_nothing():
@@ -59,3 +71,12 @@ def test_what_differs_in_text_or_mode_is_written_and_nothing_else(tmp_path):
     write(files, stale(files))
     assert (stale(files), (tmp_path / "x/two").stat().st_ino) == ([], before)
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["one", "two"]
+
+
+def test_a_hosts_copy_of_the_code_is_whole():
+    text = "\n".join(sources().values())
+    needed = re.findall(r"^from [a-z_.]+\.agent\.(\w+) import", text, re.MULTILINE)
+    together = re.findall(r"^from [a-z_.]+\.agent import (.+)$", text, re.MULTILINE)
+    needed += [name for line in together for name in line.split(", ")]
+    assert "process" in needed
+    assert set(needed) <= set(MODULES)
