@@ -46,6 +46,13 @@ def test_attempts_count_in_the_phase_in_which_they_began(tmp_path: Path) -> None
     assert counts["after"]["override"] == {"attempts": 1, "allowed": 0, "wrong": 0, "gap": 0.0}
 
 
+def test_a_gap_is_as_long_as_it_lasts_whatever_phases_it_spans(tmp_path: Path) -> None:
+    phases(tmp_path, (10, "stop"), (20, "start"))
+    log(tmp_path, "override", (18, 0), (19, 0), (21, 0), (22, 1))
+    counts = prober.report(at(tmp_path))
+    assert (counts["stop"]["override"]["gap"], counts["start"]["override"]["gap"]) == (1.0, 3.0)
+
+
 def test_a_line_torn_by_a_power_cut_is_passed_over(tmp_path: Path) -> None:
     phases(tmp_path, (10, "steady"))
     (tmp_path / "lsm.log").write_text("11.000 1\n\0\0\0\0\n12.000 1\n13.0", encoding="utf-8")

@@ -63,7 +63,10 @@ class Proof:
     note: str = ""
 
     def __str__(self) -> str:
-        what = " ".join(str(one) for one in self.step.values()) if self.by == "trigger" else "{0} pinned links".format(self.step["count"])
+        if self.by == "links":
+            what = "{0} pinned links".format(self.step["count"])
+        else:
+            what = " ".join([str(self.step["kind"]), *(str(value) for name, value in sorted(self.step.items()) if name != "kind")])
         return "{0}: {1}: {2}{3}".format(self.reference, self.by, what, " ({0})".format(self.note) if self.note else "")
 
 
@@ -313,7 +316,7 @@ class Drill:
         return {
             "format": FORMAT,
             "agent": self.layout.version(place.name) if place.name in ("a", "b") else place.unit,
-            "policies": [{**vars(one), "shown": str(one), "enforced": enforced.get(("", one.loaded), 0)} for one in proofs],
+            "policies": [{**vars(one), "enforced": enforced.get(("", one.loaded), 0)} for one in proofs],
             "counts": counts,
             "wrong": {phase: count for phase, count in wrong.items() if count},
             "lapses": state["eased"] + lapses(proofs, counts, state["unpinned"]),

@@ -198,7 +198,7 @@ def _lines(path: str) -> List[Tuple[float, str]]:
 
 
 def report(directory: str) -> Dict[str, Any]:
-    """Counts by phase and act; an attempt belongs to the phase that was on when it began."""
+    """Counts by phase and act; an attempt belongs to the phase that was on when it began, a gap to each in which it lasts."""
     phases = _lines(os.path.join(directory, "phases"))
     counts: Dict[str, Any] = {phase: {} for _at, phase in phases}
     for name, raw in acts(directory).items():
@@ -209,7 +209,7 @@ def report(directory: str) -> Dict[str, Any]:
         last = 0
         for at, word in _lines(path):
             while last + 1 < len(phases) and phases[last + 1][0] <= at:
-                last, opened = last + 1, None
+                last += 1
             if not phases or at < phases[0][0] or int(word) & _VOID:
                 continue
             row = counts[phases[last][1]].setdefault(name, {"attempts": 0, "allowed": 0, "wrong": 0, "gap": 0.0})
