@@ -250,8 +250,9 @@ class Drill:
             path = place.pins.policy_conf(("", proof.loaded))
             try:
                 mode = bpf.mode_of(path)
-            except OSError:
-                mode = "unknown"
+            except OSError as error:
+                found.append("stop: {0}: its mode in the kernel is gone ({1})".format(proof.reference, error.strerror or error))
+                continue
             if mode != "enforce":
                 found.append("stop: {0}: its mode in the kernel is {1}".format(proof.reference, mode))
         return found
