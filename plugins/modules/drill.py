@@ -108,6 +108,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import EVENTS, Drill, DrillError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import ServiceError, Systemd
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import Busy
 
 
 def main() -> None:
@@ -147,7 +148,7 @@ def main() -> None:
         if not run.under_way() or module.check_mode:
             module.exit_json(changed=False, drill={})
         found = run.finish(params["rebooted"])
-    except (DrillError, ServiceError, OSError, ValueError) as error:
+    except (Busy, DrillError, ServiceError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, drill=found)
 

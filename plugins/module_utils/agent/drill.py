@@ -23,7 +23,7 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import ENFORCED
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, Place
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import write_json
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile, write_json
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, TetraError
 
 FORMAT = "apiary.dev/drill/1"
@@ -182,7 +182,16 @@ class Drill:
     # --- begin
 
     def begin(self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float) -> List[Proof]:
-        """Start the prober and put the agent through these events. Raises DrillError; the agent then runs and the prober is gone."""
+        """Start the prober and put the agent through these events. Raises DrillError; the agent then runs and the prober is gone.
+
+        Raises Busy while another run changes this host.
+        """
+        with StateFile(self.layout.state).lock():
+            if os.path.exists(os.path.join(self.layout.state, "handover.json")):
+                raise DrillError("a hand-over of the agent was interrupted here: run the role's upgrade first")
+            return self._begin(policies, events, pause, seconds)
+
+    def _begin(self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float) -> List[Proof]:
         self._remove()
         place, proofs = self.place(), self.proofs(policies)
         state = {

@@ -98,3 +98,12 @@ def test_a_host_that_did_not_reboot_fails_the_drill_and_keeps_nothing_of_it(tmp_
 def test_without_an_agent_there_is_nothing_to_prove(tmp_path):
     with pytest.raises(DrillError, match="no agent runs here: install one first"):
         Drill(Layout(str(tmp_path)), Services()).proofs([])
+
+
+def test_no_drill_is_held_over_a_hand_over_that_was_interrupted(tmp_path):
+    drill = Drill(Layout(str(tmp_path)), Services())
+    Path(drill.layout.state).mkdir(parents=True)
+    Path(drill.layout.state, "handover.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DrillError, match="run the role's upgrade first"):
+        drill.begin([], [], 0.1, 1)
+    assert drill.services.calls == []
