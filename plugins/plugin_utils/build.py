@@ -19,6 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library, Policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import Traits
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.trigger import act
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
 
 
@@ -160,6 +161,7 @@ def _record(rendered: Rendered, mode: str, derived: Traits, text: str) -> dict[s
         "severity": meta["severity"],
         "owner": meta["owner"],
         "event_budget": meta["event_budget"],
+        "trigger": act(rendered),
         **json.loads(json.dumps(asdict(derived))),
         "file": f"{rendered.form}-{rendered.loaded_name}.yaml",
         "sha256": canonical.digest(text.encode()),

@@ -1,21 +1,22 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One enforcing policy per kind of hook, each against the act that ``prober.py`` attempts under the same name."""
+"""One enforcing policy per kind of hook, and the acts that the prober attempts against it under the same name."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import prober
 import yaml
 
+FILES = "/srv/apiary"
+_WHENCE = _ARGUMENT = 4444
 _FILE = {"index": 0, "type": "file"}
 _LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
 
 
 def _on(name: str, index: int = 0) -> dict[str, Any]:
-    return {"matchArgs": [{"index": index, "operator": "Equal", "values": [f"{prober.FILES}/{name}"]}]}
+    return {"matchArgs": [{"index": index, "operator": "Equal", "values": [f"{FILES}/{name}"]}]}
 
 
 def _selector(match: dict[str, Any], action: str) -> list[dict[str, Any]]:
@@ -45,9 +46,26 @@ MATCHES = {
     "kprobe": _on("kprobe", 1),
     "override": _on("override"),
     "lsm": _on("lsm"),
-    "tracepoint": _number(7, prober.WHENCE),
-    "uprobe": _number(0, prober.ARGUMENT),
+    "tracepoint": _number(7, _WHENCE),
+    "uprobe": _number(0, _ARGUMENT),
 }
+
+
+def acts(files: str = FILES) -> dict[str, Any]:
+    """What the prober attempts: every kind by fresh processes, Override also by one that lives on, and acts that nothing forbids."""
+    opens = {name: {"kind": "open", "path": f"{files}/{name}"} for name in ("kprobe", "override", "lsm", "plain")}
+    seek = {"kind": "seek", "whence": _WHENCE}
+    call = {"kind": "call", "library": _LIBC, "symbol": "l64a", "argument": _ARGUMENT}
+    return {
+        "kprobe": {"steps": [opens["kprobe"]]},
+        "override": {"steps": [opens["override"]]},
+        "override-long": {"steps": [opens["override"]], "fresh": False},
+        "lsm": {"steps": [opens["lsm"]]},
+        "lsm-long": {"steps": [opens["lsm"]], "fresh": False},
+        "tracepoint": {"steps": [seek]},
+        "uprobe": {"steps": [call]},
+        "innocent": {"steps": [opens["plain"], {**seek, "whence": 1}, {**call, "argument": 1}], "innocent": True},
+    }
 
 
 def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:

@@ -30,7 +30,8 @@ VM = HERE.parent / "lab" / "hosts" / "vm"
 sys.path.insert(0, str(HERE))
 
 import forbidden  # noqa: E402
-import prober  # noqa: E402
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import prober  # noqa: E402
 
 REPOSITORY = HERE.parents[1]
 PROBE, PAUSE = "/var/lib/probe", 0.5
@@ -121,7 +122,10 @@ class Lab:
 
     def probe(self) -> None:
         """Start the prober, after every boot at once and before the agent."""
-        self.machine.write("/usr/local/lib/prober.py", (HERE / "prober.py").read_text(encoding="utf-8"))
+        self.machine.write("/usr/local/lib/prober.py", Path(prober.__file__).read_text(encoding="utf-8"))
+        self.machine.write(f"{PROBE}/acts.json", json.dumps(forbidden.acts()))
+        for name in ("plain", "kprobe", "override", "lsm"):
+            self.machine.write(f"{forbidden.FILES}/{name}", name)
         run = f"/usr/bin/python3 /usr/local/lib/prober.py run {PROBE} {PAUSE}"
         unit = f"[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n[Service]\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n"
         self.machine.write("/etc/systemd/system/prober.service", unit)
@@ -282,7 +286,7 @@ class Event:
     wrong: bool = False
 
 
-ALL = tuple(prober.ACTS)
+ALL = tuple(forbidden.acts())
 EVENTS = {
     "revision": Event(_revision),
     "bad-policy": Event(_bad_policy),
@@ -307,7 +311,7 @@ INNER = {
 
 def table(counts: dict[str, Any]) -> str:
     """Phases down, kinds across: attempts/allowed/wrong."""
-    kinds = list(prober.ACTS)
+    kinds = list(ALL)
     rows = [["", *kinds]]
     for phase, found in counts.items():
         cells = [found.get(kind) for kind in kinds]

@@ -77,6 +77,10 @@ class Systemd:
         self._call("stop", unit, timeout=180)
         self._call("reset-failed", unit, ignore=True)
 
+    def kill(self, unit: str) -> None:
+        """End the unit's main process as a crash would."""
+        self._call("kill", "--signal=KILL", "--kill-who=main", unit)
+
     def running(self, unit: str) -> bool:
         """Whether the unit of exactly this name is anything but down; one that waits to be started again counts.
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from typing import Any, List
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import drill
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import SLOTS, Layout
 
@@ -24,6 +25,8 @@ _FILES = (
     "/etc/systemd/system/apiary-tetragon.service",
     "/etc/systemd/system/multi-user.target.wants/apiary-tetragon.service",
     "/etc/systemd/system/apiary-tetragon-alarm@.service",
+    "/etc/systemd/system/" + drill.UNIT,
+    "/etc/systemd/system/multi-user.target.wants/" + drill.UNIT,
     *("/etc/systemd/system/apiary-tetragon-{0}.service{1}".format(slot, tail) for slot in SLOTS for tail in ("", ".d")),
 )
 # What systemd makes by itself around the alarm's instances.
@@ -69,6 +72,8 @@ def remove(layout: Layout, services: Any, keep_logs: bool = False) -> List[str]:
             services.stop(unit)
     if services.running(_ALARM_SLICE):
         services.stop(_ALARM_SLICE)
+    if os.path.exists(os.path.join(layout.units, drill.UNIT)):
+        services.stop(drill.UNIT)
     directories = bpf_directories(layout)
     for path in directories:
         shutil.rmtree(path)

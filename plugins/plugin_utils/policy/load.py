@@ -24,6 +24,7 @@ FORMS = ("host", "cluster")
 MACROS = "_macros"
 # A loaded policy is named <name>-<8 hex digits>, and the agent takes names of at most 63 characters (DNS label).
 NAME = re.compile(r"^[a-z0-9](?:[-a-z0-9]{0,46}[a-z0-9])?$")
+TRIGGERS = ("open", "write", "connect", "exec", "exec-memory", "call")
 
 META_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -42,6 +43,12 @@ META_SCHEMA: Mapping[str, Any] = {
         "forms": {"type": "array", "items": {"enum": list(FORMS)}, "minItems": 1, "uniqueItems": True},
         "event_budget": {"type": "integer", "minimum": 0},
         "inputs": inputs.SCHEMA,
+        "trigger": {
+            "type": "object",
+            "required": ["kind"],
+            "properties": {"kind": {"enum": list(TRIGGERS)}},
+            "additionalProperties": {"type": ["string", "integer"], "description": "a template"},
+        },
         "lint": {
             "type": "object",
             "additionalProperties": False,

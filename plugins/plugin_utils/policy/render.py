@@ -334,9 +334,9 @@ def _compiled(policy_digest: str, source: str, macros: tuple[tuple[str, str], ..
     return template, environment.budget
 
 
-def _expand(policy: Policy, context: Mapping[str, Any]) -> str:
-    file = policy.template_file
-    template, budget = _compiled(policy.digest, policy.template, tuple(sorted(policy.macros.items())), file)
+def expand(policy: Policy, source: str, context: Mapping[str, Any], file: str) -> str:
+    """What a template of this policy writes, in the sandbox. ``file`` is named by errors. Raises Refused."""
+    template, budget = _compiled(policy.digest, source, tuple(sorted(policy.macros.items())), file)
     budget.renew()
     parts, size = [], 0
     try:
@@ -389,7 +389,9 @@ def render(policy: Policy, values: Mapping[str, Any], form: str, protected: Sequ
         raise refuse(f"policy {policy.reference} has no {form} form; it has: {', '.join(policy.meta['forms'])}", file=file)
     defaults = {name: spec.default for name, spec in policy.inputs.items() if not spec.required}
     complete = {**defaults, **values}
-    document = documents.parse(_expand(policy, {**complete, "form": form, "protected": list(protected)}), f"{file} (rendered)")
+    document = documents.parse(
+        expand(policy, policy.template, {**complete, "form": form, "protected": list(protected)}, file), f"{file} (rendered)"
+    )
     data = document.data
     problems = []
     if not isinstance(data, dict):

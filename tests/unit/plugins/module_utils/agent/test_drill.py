@@ -1,0 +1,109 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import Drill, DrillError, Proof, lapses, resolve
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, link
+
+DENY = Proof("deny-1", "file/deny", "trigger", {"kind": "open", "path": "/srv/a"})
+
+
+def row(attempts=9, allowed=0, gap=0.0):
+    return {"attempts": attempts, "allowed": allowed, "wrong": 0, "gap": gap}
+
+
+def test_held_everywhere_is_no_lapse():
+    assert lapses([DENY], {"steady": {"deny-1": row()}, "stop": {"deny-1": row()}}) == []
+
+
+def test_a_single_act_that_came_through_is_a_lapse_and_told_with_its_figures():
+    (told,) = lapses([DENY], {"steady": {"deny-1": row()}, "stop": {"deny-1": row(9, 2, 1.5)}})
+    assert told == "stop: file/deny: 2 of 9 came through, longest 1.5 s"
+
+
+@pytest.mark.parametrize("acts", [{}, {"deny-1": row(0)}])
+def test_what_was_not_attempted_is_not_proved(acts):
+    (told,) = lapses([DENY], {"kill": acts})
+    assert "nothing was attempted" in told
+
+
+def test_a_boot_is_open_until_the_agent_has_loaded():
+    assert lapses([DENY], {"booting": {"deny-1": row(9, 9, 4.0)}, "after-reboot": {"deny-1": row()}}) == []
+
+
+def test_what_the_agent_does_not_pin_is_a_lapse_with_its_reason():
+    (told,) = lapses([DENY], {"stop": {"deny-1": row(9, 9, 2.0)}}, ["deny-1"])
+    assert "pins no link" in told
+
+
+def test_a_file_to_write_is_one_that_nobody_executes(tmp_path):
+    program, plain = tmp_path / "a-program", tmp_path / "b-plain"
+    for path, mode in ((program, 0o755), (plain, 0o644)):
+        path.write_text("x", encoding="utf-8")
+        path.chmod(mode)
+    (tmp_path / "a-link").symlink_to(plain)
+    assert resolve({"kind": "write", "below": [str(tmp_path)]}) == {"kind": "write", "path": str(plain)}
+    assert resolve({"kind": "write", "files": [str(program)]}) is None
+
+
+def test_the_first_file_that_is_there_is_opened(tmp_path):
+    (tmp_path / "there").touch()
+    trigger = {"kind": "open", "files": [str(tmp_path / "missing"), str(tmp_path / "there")]}
+    assert resolve(trigger) == {"kind": "open", "path": str(tmp_path / "there")}
+    assert resolve({"kind": "open", "files": [str(tmp_path / "missing")]}) is None
+    assert resolve({"kind": "connect", "address": "192.0.2.1"}) == {"kind": "connect", "address": "192.0.2.1"}
+
+
+class Services:
+    """Units that do as they are told."""
+
+    def __init__(self):
+        self.calls = []
+
+    def start(self, unit):
+        self.calls.append(("start", unit))
+
+    def stop(self, unit):
+        self.calls.append(("stop", unit))
+
+    def running(self, unit):
+        return ("start", unit) in self.calls
+
+    def reload(self):
+        self.calls.append(("reload", ""))
+
+
+def test_a_host_that_did_not_reboot_fails_the_drill_and_keeps_nothing_of_it(tmp_path):
+    layout = Layout(str(tmp_path))
+    link("apiary-tetragon-a.service", layout.pointer)
+    drill = Drill(layout, Services())
+    Path(drill.directory).mkdir(parents=True)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    Path(drill.directory, "drill.json").write_text(json.dumps({"boot_id": boot, "proofs": []}), encoding="utf-8")
+    Path(drill.unit_file).write_text("[Unit]\n", encoding="utf-8")
+    assert drill.under_way()
+    with pytest.raises(DrillError, match="was to reboot and did not"):
+        drill.finish(rebooted=True)
+    assert not Path(drill.directory).exists()
+    assert not Path(drill.unit_file).exists()
+    assert ("start", "apiary-tetragon-a.service") in drill.services.calls, "an agent that was left stopped is started"
+
+
+def test_without_an_agent_there_is_nothing_to_prove(tmp_path):
+    with pytest.raises(DrillError, match="no agent runs here: install one first"):
+        Drill(Layout(str(tmp_path)), Services()).proofs([])
+
+
+def test_no_drill_is_held_over_a_hand_over_that_was_interrupted(tmp_path):
+    drill = Drill(Layout(str(tmp_path)), Services())
+    Path(drill.layout.state).mkdir(parents=True)
+    Path(drill.layout.state, "handover.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DrillError, match="run the role's upgrade first"):
+        drill.begin([], [], 0.1, 1)
+    assert drill.services.calls == []
