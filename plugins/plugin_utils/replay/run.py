@@ -508,7 +508,7 @@ class _Part:
 
 
 _Identity = tuple[str | bytes, ...]
-_Found = tuple[int, events.Event, events.Body, _Answer]  # the number of the line goes first
+_TIME, _NODE = attrgetter("time"), attrgetter("node_name")
 
 
 class _Reader:
@@ -601,25 +601,17 @@ class _File:
             decoded = list(map(events.decode_line, lines))
         except events.DECODE_ERRORS:
             numbers, decoded = self._decoded(lines, first)
-        found = self._answered(lines, first, numbers, decoded)
-        if not found:
-            return
-        times = [one[1].time for one in found]
-        if not self._fresh(times, first):
-            found = [one for one in found if not self._again(*one[:3])]
-            times = [one[1].time for one in found]
-        self._span(found, times)
-        self._events += len(found)
-        for number, event, body, answer in found:
-            if not answer.count:
-                self._touched.append(answer)
-            answer.count += 1
-            if answer.said:
-                self._tell(number, len(lines[number - first]), event, body, answer)
+        self._compare(list(map(_TIME, decoded)), first)
+        left_out = self._answered(lines, first, numbers, decoded)
+        if left_out:
+            decoded = [event for number, event in zip(numbers, decoded, strict=True) if number not in left_out]
+        self._events += len(decoded)
+        self._span(decoded)
 
-    def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> list[_Found]:
-        found: list[_Found] = []
-        add, get, unset, nothing = found.append, self._tables.get, msgspec.UNSET, events.NOTHING
+    def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> set[int]:
+        """Count what the policies say of these events, and tell it. Returns the numbers of those that are none of a hook, or no new ones."""
+        left_out: set[int] = set()
+        get, touch, unset, nothing, calls = self._tables.get, self._touched.append, msgspec.UNSET, events.NOTHING, self._calls
         for number, event in zip(numbers, decoded, strict=True):
             labels = b"" if event.node_labels is nothing else bytes(event.node_labels)
             key: _Identity
@@ -633,6 +625,7 @@ class _File:
                 else:
                     identity = events.identity(event)
                     if identity is None:
+                        left_out.add(number)
                         if event.of_no_hook():
                             self._others += 1
                         else:
@@ -648,10 +641,19 @@ class _File:
                 if answer is None:
                     answer = table.answer(body, asked, event.time)
             except events.DECODE_ERRORS as error:
+                left_out.add(number)
                 self._bad(number, lines[number - first], error)
                 continue
-            add((number, event, body, answer))
-        return found
+            if calls is not None and self._known(event, body):
+                left_out.add(number)
+                self._skip(DUPLICATE, number, f"the same event at {event.time}")
+                continue
+            if not answer.count:
+                touch(answer)
+            answer.count += 1
+            if answer.said:
+                self._tell(number, len(lines[number - first]), event, body, answer)
+        return left_out
 
     def _table(self, kind: str, body: events.Body, key: _Identity, labels: bytes) -> _Table:
         if len(self._tables) >= MAX_KEPT:
@@ -659,21 +661,20 @@ class _File:
         table = self._tables[key] = _Table(kind, body, self._recording.context, labels, self._policies)
         return table
 
-    def _fresh(self, times: Sequence[str], first: int) -> bool:
-        """Whether no event of this file, a bounded number of them, has the time of one of these, or these of each other."""
+    def _compare(self, times: Sequence[str], first: int) -> None:
+        """Compare events as a whole, from those at line ``first`` on, when one of these times occurred before among a bounded number."""
         if self._calls is not None:
-            return False
+            return
         recent, former = self._times
         several = set(times)
         if len(several) < len(times) or not recent.isdisjoint(several) or not former.isdisjoint(several):
             self._calls = set(), set()
             self._recall(first)
-            return False
+            return
         if len(recent) >= _RECENT:
             former, recent = recent, set()
             self._times = recent, former
         recent |= several
-        return True
 
     def _recall(self, end: int) -> None:
         """Two events have the same time: from now on each is compared as a whole, also with those before line ``end``."""
@@ -706,25 +707,16 @@ class _File:
         recent.add(call)
         return False
 
-    def _again(self, number: int, event: events.Event, body: events.Body) -> bool:
-        if not self._known(event, body):
-            return False
-        self._skip(DUPLICATE, number, f"the same event at {event.time}")
-        return True
-
-    def _span(self, found: Sequence[_Found], times: Sequence[str]) -> None:
-        nodes = {one[1].node_name for one in found}
-        for node in nodes:
-            of_node = times if len(nodes) == 1 else [time for time, one in zip(times, found, strict=True) if one[1].node_name == node]
-            if "" in of_node:
-                of_node = [time for time in of_node if time]
-            if not of_node:
+    def _span(self, found: Sequence[events.Event]) -> None:
+        for node in set(map(_NODE, found)):
+            times = [event.time for event in found if event.time and event.node_name == node]
+            if not times:
                 continue
-            before = [self._latest.get(node, ""), *of_node]
-            self._latest[node] = of_node[-1]
-            if any(map(gt, before, of_node)):
-                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, of_node, strict=False))
-            self._part.seen(node, len(of_node), min(of_node), max(of_node))
+            before = [self._latest.get(node, ""), *times]
+            self._latest[node] = times[-1]
+            if any(map(gt, before, times)):
+                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, times, strict=False))
+            self._part.seen(node, len(times), min(times), max(times))
 
     def _tell(self, number: int, size: int, event: events.Event, body: events.Body, answer: _Answer) -> None:
         binary, parent = body.process.binary, body.parent.binary
