@@ -17,13 +17,13 @@ import heapq
 import multiprocessing
 import pickle
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from operator import attrgetter, gt, itemgetter
+from operator import attrgetter, gt, itemgetter, lt
 from pathlib import Path
 from typing import Any
 
@@ -542,6 +542,7 @@ class _File:
         self._line = self._events = self._others = self._backwards = 0
         self._touched: list[_Answer] = []
         self._latest: dict[str, str] = {}
+        self._sorted: deque[str] | None = deque(maxlen=_RECENT)
         self._times: tuple[set[str], set[str]] = set(), set()
         self._calls: tuple[set[int], set[int]] | None = None
 
@@ -601,12 +602,14 @@ class _File:
             decoded = list(map(events.decode_line, lines))
         except events.DECODE_ERRORS:
             numbers, decoded = self._decoded(lines, first)
-        self._compare(list(map(_TIME, decoded)), first)
+        times = list(map(_TIME, decoded))
+        ahead = self._ahead(times, first)
         left_out = self._answered(lines, first, numbers, decoded)
         if left_out:
             decoded = [event for number, event in zip(numbers, decoded, strict=True) if number not in left_out]
+            times = list(map(_TIME, decoded))
         self._events += len(decoded)
-        self._span(decoded)
+        self._span(decoded, times, ahead)
 
     def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> set[int]:
         """Count what the policies say of these events, and tell it. Returns the numbers of those that are none of a hook, or no new ones."""
@@ -661,20 +664,30 @@ class _File:
         table = self._tables[key] = _Table(kind, body, self._recording.context, labels, self._policies)
         return table
 
-    def _compare(self, times: Sequence[str], first: int) -> None:
-        """Compare events as a whole, from those at line ``first`` on, when one of these times occurred before among a bounded number."""
+    def _ahead(self, times: Sequence[str], first: int) -> bool:
+        """Whether each of these times sorts after all before it in this file: then no two events are one.
+
+        Else, once a time occurs again among a bounded number, events are compared as a whole, from those at line ``first`` on.
+        """
         if self._calls is not None:
-            return
+            return False
+        if self._sorted is not None:
+            last = self._sorted[-1] if self._sorted else ""
+            if all(map(lt, [last, *times], times)):
+                self._sorted.extend(times)
+                return True
+            self._times, self._sorted = (set(self._sorted), set()), None
         recent, former = self._times
         several = set(times)
         if len(several) < len(times) or not recent.isdisjoint(several) or not former.isdisjoint(several):
             self._calls = set(), set()
             self._recall(first)
-            return
+            return False
         if len(recent) >= _RECENT:
             former, recent = recent, set()
             self._times = recent, former
         recent |= several
+        return False
 
     def _recall(self, end: int) -> None:
         """Two events have the same time: from now on each is compared as a whole, also with those before line ``end``."""
@@ -707,16 +720,22 @@ class _File:
         recent.add(call)
         return False
 
-    def _span(self, found: Sequence[events.Event]) -> None:
-        for node in set(map(_NODE, found)):
-            times = [event.time for event in found if event.time and event.node_name == node]
-            if not times:
+    def _span(self, found: Sequence[events.Event], times: Sequence[str], ahead: bool) -> None:
+        nodes = set(map(_NODE, found))
+        for node in nodes:
+            of_node = times if len(nodes) == 1 else [event.time for event in found if event.node_name == node]
+            if "" in of_node:
+                of_node = [time for time in of_node if time]
+            if not of_node:
                 continue
-            before = [self._latest.get(node, ""), *times]
-            self._latest[node] = times[-1]
-            if any(map(gt, before, times)):
-                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, times, strict=False))
-            self._part.seen(node, len(times), min(times), max(times))
+            before = [self._latest.get(node, ""), *of_node]
+            self._latest[node] = of_node[-1]
+            if ahead:
+                self._part.seen(node, len(of_node), of_node[0], of_node[-1])
+                continue
+            if any(map(gt, before, of_node)):
+                self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, of_node, strict=False))
+            self._part.seen(node, len(of_node), min(of_node), max(of_node))
 
     def _tell(self, number: int, size: int, event: events.Event, body: events.Body, answer: _Answer) -> None:
         binary, parent = body.process.binary, body.parent.binary
