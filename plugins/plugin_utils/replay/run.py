@@ -612,7 +612,7 @@ class _File:
         self._span(decoded, times, ahead)
 
     def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> set[int]:
-        """Count what the policies say of these events, and tell it. Returns the numbers of those that are none of a hook, or no new ones."""
+        """Count what the policies say of these events, and tell it. Returns the numbers of those that do not count."""
         left_out: set[int] = set()
         get, touch, unset, nothing, calls = self._tables.get, self._touched.append, msgspec.UNSET, events.NOTHING, self._calls
         for number, event in zip(numbers, decoded, strict=True):
