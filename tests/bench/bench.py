@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -188,7 +189,11 @@ class Bench:
         return json.loads(done.stdout) if done.stdout else {}
 
     def replay(self) -> list[Result]:
-        """CPU seconds throughout: ratios of the same events in one process, then whole processes."""
+        """CPU seconds throughout: ratios of the same events in one process, then whole processes.
+
+        Two busy processes cost each other time by what they share of the machine (caches, hyperthreads): what a second process
+        gains is held against two separate replays of half the files each.
+        """
         place = self.directory / "recording"
         self._replay_part("make", place, RECORDED_FILES, RECORDED_EVENTS // RECORDED_FILES)
         files = sorted(place.iterdir())
@@ -199,15 +204,19 @@ class Bench:
         few, one, two = (
             self._replay_part("run", workers, *some) for workers, some in ((1, files[: len(files) // 4]), (1, files), (2, files))
         )
+        with ThreadPoolExecutor(2) as pool:
+            apart = sum(half["replay"] for half in pool.map(lambda half: self._replay_part("run", 1, *half), (files[::2], files[1::2])))
         shutil.rmtree(place)
         of_msgspec, of_orjson = rates["msgspec"] / rates["replay"], rates["orjson"] / rates["replay"]
-        growth, speedup = one["memory"] / few["memory"], 2 * one["cpu"] / two["cpu"]
+        growth, speedup = one["memory"] / few["memory"], 2 * apart / two["replay"]
+        shared = f"against two that share nothing, at the same time; {2 * one['replay'] / two['replay']:.2f} against one at a time"
+        used = f"{one['memory']:.1f} : {few['memory']:.1f} MB"
         what = f"{POLICIES} policies x {RECORDED_EVENTS} events, {rates['replay'] / RECORDED_EVENTS * 1e6:.1f} us an event"
         return [
             Result("replay : decoding alone with msgspec", of_msgspec, "x", ">= 0.6", of_msgspec >= 0.6, f"throughput; {what}"),
             Result("replay : decoding alone with orjson", of_orjson, "x", "> 2", of_orjson > 2, "throughput"),
-            Result("replay, memory of all files : of a quarter", growth, "x", "<= 1.1", growth <= 1.1, f"{one['memory']:.0f} MB"),
-            Result("replay, two processes : one", speedup, "x", ">= 1.8", speedup >= 1.8, "from CPU seconds, both processes busy"),
+            Result("replay, memory of all files : of a quarter", growth, "x", "<= 1.1", growth <= 1.1, used),
+            Result("replay, two processes : one", speedup, "x", ">= 1.8", speedup >= 1.8, shared),
             Result("replay, cold start", cold, "s", "<= 2", cold <= 2, "whole process, 5000 events"),
         ]
 

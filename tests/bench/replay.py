@@ -5,7 +5,7 @@
 
 ``replay.py make DIRECTORY FILES LINES`` writes recordings. ``replay.py compare DIRECTORY`` replays them through forty
 policies and, file by file in between, decodes the same events alone: CPU seconds of each. ``replay.py run WORKERS FILE...``
-only replays: CPU seconds of all processes, and the memory of the largest.
+only replays: CPU seconds of all processes, from their start and of the replay alone, and the memory of the largest.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ EXECUTABLES = {
     "/bin/sh": "/usr/bin/dash",
     "/usr/bin/sh": "/usr/bin/dash",
 }
+_ALL = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 # What differs between two calls of the same kind: the process (twice: pid and tid), its exec id, the file, the time.
 _VARIES = re.compile(
     rb'(?<="process":\{"exec_id":")(?P<exec>[^"]*)|(?<="pid":)(?P<pid>\d+)|(?<="tid":)(?P<tid>\d+)|(?<="time":")(?P<time>[^"]*)'
@@ -140,10 +141,17 @@ def compare(directory: Path) -> dict[str, float]:
 
 
 def replay(workers: int, files: list[Path]) -> dict[str, float]:
-    """CPU seconds of all processes, and MB of memory of the largest."""
-    run.replay(policies(), recordings(files), workers=workers)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"cpu": sum(one.ru_utime + one.ru_stime for one in used), "memory": max(one.ru_maxrss for one in used) / 1024}
+    """CPU seconds of all processes, from their start and of the replay alone, and MB of memory of the largest."""
+    chosen, found = policies(), recordings(files)
+    before = _cpu()
+    run.replay(chosen, found, workers=workers)
+    after = _cpu()
+    memory = max(resource.getrusage(who).ru_maxrss for who in _ALL) / 1024
+    return {"cpu": after, "replay": after - before, "memory": memory}
+
+
+def _cpu() -> float:
+    return sum(one.ru_utime + one.ru_stime for one in map(resource.getrusage, _ALL))
 
 
 def main() -> None:

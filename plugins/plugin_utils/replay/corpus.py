@@ -235,7 +235,7 @@ class Lines:
             else:
                 if not pieces:
                     return
-            if cut or any(len(piece) > MAX_LINE for piece in pieces):
+            if cut or max(map(len, pieces), default=0) > MAX_LINE:
                 starts = [cut, *(not piece.endswith(b"\n") for piece in pieces)]
                 cut = starts.pop()
                 pieces = [piece for piece, inside in zip(pieces, starts, strict=True) if not inside]

@@ -14,7 +14,7 @@ from typing import IO, Any
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.formats import Alert, Trial, markdown_table, shown_path, table
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import Candidate, Gathered
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Entry, PolicyTotals, Summary
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import Entry, PolicyTotals, Summary
 
 FORMAT = 1
 MAX_SHOWN = 10

@@ -17,13 +17,12 @@ import heapq
 import multiprocessing
 import pickle
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from operator import attrgetter, gt, itemgetter
+from operator import attrgetter, gt, itemgetter, lt
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,20 @@ import msgspec
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Outcome, Verdict
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Verdict
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation, Process
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import (
+    Counts,
+    Entry,
+    FileTotals,
+    PolicyTotals,
+    Progress,
+    Said,
+    Skipped,
+    Span,
+    Summary,
+)
 
 MAX_KEPT = 1 << 16
 MAX_SOURCES = 1 << 12
@@ -51,145 +61,6 @@ FOREIGN = "holds no event of the agent"
 LONG = "is too long"
 DUPLICATE = "was read before"
 UNREADABLE = "the rest of the file cannot be read"
-
-
-# --- results --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What one hook entry of a policy says of an event: that it fires, or that nobody can tell.
-
-    ``number`` is the policy's place in the set. ``outcomes`` holds every outcome that the recording leaves possible (the
-    selector that wins, its actions), one when all is known; ``reasons`` say what the recording lacks, when undecided.
-    """
-
-    number: int
-    policy: str
-    hook: str
-    fires: bool
-    outcomes: tuple[Outcome, ...]
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event that a policy fires on, or that cannot be decided. ``size`` is the event's length in bytes."""
-
-    said: Said
-    file: str
-    line: int
-    exec_id: str
-    time: str
-    node: str
-    binary: str
-    parent: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Events that reached a hook of a policy, by what the policy does with them, and the bytes of those that fired."""
-
-    fired: int = 0
-    quiet: int = 0
-    undecided: int = 0
-    size: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.fired + other.fired, self.quiet + other.quiet, self.undecided + other.undecided, self.size + other.size)
-
-    @property
-    def seen(self) -> int:
-        return self.fired + self.quiet + self.undecided
-
-
-@dataclass(frozen=True)
-class PolicyTotals:
-    """One policy over all recordings. A policy with ``total.seen`` 0 was not tried: no event of its hooks was recorded.
-
-    ``noise`` ranks what fired: ``binary``, ``parent`` and ``argument`` each to (value, events), most first. Counts are lower
-    bounds once a recording holds more than MAX_SOURCES values. ``per_day`` is (events, bytes) per host and day, None when the
-    recordings span no time.
-    """
-
-    number: int
-    policy: str
-    total: Counts
-    by_file: Mapping[str, Counts]
-    by_hook: Mapping[str, Counts]
-    reasons: Mapping[str, int]
-    noise: Mapping[str, Sequence[tuple[str, int]]]
-    per_day: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Lines that were not replayed for one reason; ``file``, ``line`` and ``detail`` are of the first of them."""
-
-    reason: str
-    count: int
-    file: str
-    line: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What was recorded on one host: hook events, and the times of the first and the last, as the agent writes times."""
-
-    node: str
-    events: int
-    first: str
-    last: str
-
-    @property
-    def seconds(self) -> float:
-        first, last = _seconds(self.first), _seconds(self.last)
-        return 0.0 if first is None or last is None else last - first
-
-
-@dataclass(frozen=True)
-class FileTotals:
-    """What one file holds. ``others`` are events of no hook (exec, exit ...), ``backwards`` those older than the one before."""
-
-    file: str
-    lines: int
-    events: int
-    others: int
-    skipped: int
-    backwards: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The whole replay. ``overlap`` counts events on which several policies fire, by their numbers.
-
-    ``notes`` are sentences for people: recordings of another agent version, files without an event, unknown recorders.
-    ``unknown_recorders`` counts events by the policy that recorded them, where nobody knows its declarations.
-    """
-
-    policies: tuple[PolicyTotals, ...]
-    files: tuple[FileTotals, ...]
-    skipped: tuple[Skipped, ...]
-    spans: tuple[Span, ...]
-    overlap: Mapping[tuple[int, ...], int]
-    unknown_recorders: Mapping[str, int]
-    notes: tuple[str, ...]
-
-    @property
-    def events(self) -> int:
-        return sum(file.events for file in self.files)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a replay is: files, and bytes as they lie on disk."""
-
-    files_done: int
-    files: int
-    bytes_done: int
-    bytes: int
 
 
 def replay(
@@ -512,7 +383,7 @@ class _Part:
 
 
 _Identity = tuple[str | bytes, ...]
-_Found = tuple[int, events.Event, events.Body, _Answer]  # the number of the line goes first
+_TIME, _NODE = attrgetter("time"), attrgetter("node_name")
 
 
 class _Reader:
@@ -546,6 +417,7 @@ class _File:
         self._line = self._events = self._others = self._backwards = 0
         self._touched: list[_Answer] = []
         self._latest: dict[str, str] = {}
+        self._sorted: deque[str] | None = deque(maxlen=_RECENT)
         self._times: tuple[set[str], set[str]] = set(), set()
         self._calls: tuple[set[int], set[int]] | None = None
 
@@ -605,25 +477,19 @@ class _File:
             decoded = list(map(events.decode_line, lines))
         except events.DECODE_ERRORS:
             numbers, decoded = self._decoded(lines, first)
-        found = self._answered(lines, first, numbers, decoded)
-        if not found:
-            return
-        times = [one[1].time for one in found]
-        if not self._fresh(times, first):
-            found = [one for one in found if not self._again(*one[:3])]
-            times = [one[1].time for one in found]
-        self._span(found, times)
-        self._events += len(found)
-        for number, event, body, answer in found:
-            if not answer.count:
-                self._touched.append(answer)
-            answer.count += 1
-            if answer.said:
-                self._tell(number, len(lines[number - first]), event, body, answer)
+        times = list(map(_TIME, decoded))
+        ahead = self._ahead(times, first)
+        left_out = self._answered(lines, first, numbers, decoded)
+        if left_out:
+            decoded = [event for number, event in zip(numbers, decoded, strict=True) if number not in left_out]
+            times = list(map(_TIME, decoded))
+        self._events += len(decoded)
+        self._span(decoded, times, ahead)
 
-    def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> list[_Found]:
-        found: list[_Found] = []
-        add, get, unset, nothing = found.append, self._tables.get, msgspec.UNSET, events.NOTHING
+    def _answered(self, lines: Sequence[bytes], first: int, numbers: Sequence[int], decoded: Sequence[events.Event]) -> set[int]:
+        """Count what the policies say of these events, and tell it. Returns the numbers of those that do not count."""
+        left_out: set[int] = set()
+        get, touch, unset, nothing, calls = self._tables.get, self._touched.append, msgspec.UNSET, events.NOTHING, self._calls
         for number, event in zip(numbers, decoded, strict=True):
             labels = b"" if event.node_labels is nothing else bytes(event.node_labels)
             key: _Identity
@@ -637,6 +503,7 @@ class _File:
                 else:
                     identity = events.identity(event)
                     if identity is None:
+                        left_out.add(number)
                         if event.of_no_hook():
                             self._others += 1
                         else:
@@ -652,10 +519,19 @@ class _File:
                 if answer is None:
                     answer = table.answer(body, asked, event.time)
             except events.DECODE_ERRORS as error:
+                left_out.add(number)
                 self._bad(number, lines[number - first], error)
                 continue
-            add((number, event, body, answer))
-        return found
+            if calls is not None and self._known(event, body):
+                left_out.add(number)
+                self._skip(DUPLICATE, number, f"the same event at {event.time}")
+                continue
+            if not answer.count:
+                touch(answer)
+            answer.count += 1
+            if answer.said:
+                self._tell(number, len(lines[number - first]), event, body, answer)
+        return left_out
 
     def _table(self, kind: str, body: events.Body, key: _Identity, labels: bytes) -> _Table:
         if len(self._tables) >= MAX_KEPT:
@@ -663,10 +539,19 @@ class _File:
         table = self._tables[key] = _Table(kind, body, self._recording.context, labels, self._policies)
         return table
 
-    def _fresh(self, times: Sequence[str], first: int) -> bool:
-        """Whether no event of this file, a bounded number of them, has the time of one of these, or these of each other."""
+    def _ahead(self, times: Sequence[str], first: int) -> bool:
+        """Whether each of these times sorts after all before it in this file: then no two events are one.
+
+        Else, once a time occurs again among a bounded number, events are compared as a whole, from those at line ``first`` on.
+        """
         if self._calls is not None:
             return False
+        if self._sorted is not None:
+            last = self._sorted[-1] if self._sorted else ""
+            if all(map(lt, [last, *times], times)):
+                self._sorted.extend(times)
+                return True
+            self._times, self._sorted = (set(self._sorted), set()), None
         recent, former = self._times
         several = set(times)
         if len(several) < len(times) or not recent.isdisjoint(several) or not former.isdisjoint(several):
@@ -677,7 +562,7 @@ class _File:
             former, recent = recent, set()
             self._times = recent, former
         recent |= several
-        return True
+        return False
 
     def _recall(self, end: int) -> None:
         """Two events have the same time: from now on each is compared as a whole, also with those before line ``end``."""
@@ -710,22 +595,19 @@ class _File:
         recent.add(call)
         return False
 
-    def _again(self, number: int, event: events.Event, body: events.Body) -> bool:
-        if not self._known(event, body):
-            return False
-        self._skip(DUPLICATE, number, f"the same event at {event.time}")
-        return True
-
-    def _span(self, found: Sequence[_Found], times: Sequence[str]) -> None:
-        nodes = {one[1].node_name for one in found}
+    def _span(self, found: Sequence[events.Event], times: Sequence[str], ahead: bool) -> None:
+        nodes = set(map(_NODE, found))
         for node in nodes:
-            of_node = times if len(nodes) == 1 else [time for time, one in zip(times, found, strict=True) if one[1].node_name == node]
+            of_node = times if len(nodes) == 1 else [event.time for event in found if event.node_name == node]
             if "" in of_node:
                 of_node = [time for time in of_node if time]
             if not of_node:
                 continue
             before = [self._latest.get(node, ""), *of_node]
             self._latest[node] = of_node[-1]
+            if ahead:
+                self._part.seen(node, len(of_node), of_node[0], of_node[-1])
+                continue
             if any(map(gt, before, of_node)):
                 self._backwards += sum(one[:-1] > other[:-1] for one, other in zip(before, of_node, strict=False))
             self._part.seen(node, len(of_node), min(of_node), max(of_node))
@@ -853,13 +735,6 @@ def _progress(futures: Sequence[Future[_Part]], done: int, total: int) -> Progre
 
 
 # --- the summary ----------------------------------------------------------------------------------------------------
-
-
-def _seconds(time: str) -> float | None:
-    try:
-        return datetime.fromisoformat(time).timestamp()
-    except ValueError:
-        return None
 
 
 def _earlier(one: str, other: str) -> str:

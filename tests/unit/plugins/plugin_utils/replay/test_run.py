@@ -394,6 +394,18 @@ def test_reordered_events_are_read_and_told(home: Path) -> None:
     assert (summary.events, summary.files[0].backwards, summary.spans[0].seconds) == (3, 1, 8.0)
 
 
+@pytest.mark.parametrize("late", [(), (7, 150)], ids=["in order", "not in order"])
+def test_an_event_that_comes_again_much_later_was_read_before(late: Sequence[int], home: Path) -> None:
+    timed = [{**event("/etc", number), "time": f"2026-11-22T09:{number // 60:02}:{number % 60:02}.5Z"} for number in range(200)]
+    content = [one for number, one in enumerate(timed) if number not in late] + [timed[number] for number in late]
+    again, other = timed[3], {**event("/var", 3), "time": timed[3]["time"]}
+    (home / "a.jsonl").write_bytes(lines(*content, again, other))
+    summary, _ = replayed(home)
+    assert skipped(summary) == {run.DUPLICATE: (1, 201)}
+    assert (summary.events, summary.files[0].backwards) == (201, 1 + len(late) // 2)
+    assert (summary.spans[0].first, summary.spans[0].last) == (timed[0]["time"], timed[-1]["time"])
+
+
 def test_written_events_of_one_moment_are_not_taken_for_one(home: Path) -> None:
     written = {**event(), "time": "2026-11-22T09:00:00Z"}
     (home / "a.jsonl").write_bytes(lines(written, written))
