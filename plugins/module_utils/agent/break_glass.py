@@ -117,7 +117,8 @@ def main(arguments: Sequence[str], layout: Optional[Layout] = None) -> int:
     layout = layout or Layout()
     if arguments[:1] == ["status"] and len(arguments) == 1:
         held = record(layout.state)
-        print("NOT ENFORCING since {0}: {1}".format(held["time"], ", ".join(held["policies"])) if held else "nothing is held")
+        told = "NOT ENFORCING since {0}: {1}".format(held["time"], ", ".join(held["policies"])) if held else "nothing is held"
+        sys.stdout.write(told + "\n")
         return 0
     if arguments[:1] != ["off"] or len(arguments) < 2:
         sys.stderr.write(_USAGE)
@@ -129,7 +130,8 @@ def main(arguments: Sequence[str], layout: Optional[Layout] = None) -> int:
         return 1
     try:
         for line in off(layout, wanted):
-            print(line)
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
     except OSError as error:
         sys.stderr.write("break-glass: {0}; do it again\n".format(error))
         return 1
