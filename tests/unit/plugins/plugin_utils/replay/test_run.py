@@ -400,7 +400,7 @@ def test_an_event_that_comes_again_much_later_was_read_before(late: Sequence[int
     content = [one for number, one in enumerate(timed) if number not in late] + [timed[number] for number in late]
     again, other = timed[3], {**event("/var", 3), "time": timed[3]["time"]}
     (home / "a.jsonl").write_bytes(lines(*content, again, other))
-    summary, _ = replayed(home)
+    summary, _unused = replayed(home)
     assert skipped(summary) == {run.DUPLICATE: (1, 201)}
     assert (summary.events, summary.files[0].backwards) == (201, 1 + len(late) // 2)
     assert (summary.spans[0].first, summary.spans[0].last) == (timed[0]["time"], timed[-1]["time"])
