@@ -132,12 +132,15 @@ def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invoca
     return invocation
 
 
+_States = tuple[tuple[int, bool | None], ...]
+
+
 class _Answer:
     """What all policies say of events that are alike, and how many of those one file holds."""
 
     __slots__ = ("count", "fired", "said", "size", "sources", "states", "table")
 
-    def __init__(self, table: _Table, states: tuple[tuple[int, bool | None], ...], said: tuple[Said, ...]) -> None:
+    def __init__(self, table: _Table, states: _States, said: tuple[Said, ...]) -> None:
         self.table = table
         self.states = states
         self.said = said
@@ -190,6 +193,7 @@ class _Table:
         self.kept: dict[Any, _Answer] = {}
         self._former: dict[Any, _Answer] = {}
         self._plans: dict[Any, _Plan] = {}
+        self._states: dict[_States, _States] = {}  # one object for those that are equal
 
     def answer(self, body: events.Body, key: Any, time: str) -> _Answer:
         """What the policies say of an event whose key is not in ``kept``.
@@ -203,7 +207,7 @@ class _Table:
                 return found
             key = self.key(body)
         if len(self.kept) >= MAX_KEPT:
-            self._former, self.kept = self.kept, {}
+            self._former, self.kept, self._states = self.kept, {}, {}
         self.kept[key] = found
         return found
 
@@ -237,11 +241,8 @@ class _Table:
                 self._plans.clear()
             self._plans[process_key] = _Plan(tuple(settled), tuple(left))
         judged.sort(key=itemgetter(0))
-        return _Answer(
-            self,
-            tuple(one[:2] for one in judged),
-            tuple(said for one in judged for said in one[2]),
-        )
+        states = tuple(one[:2] for one in judged)
+        return _Answer(self, self._states.setdefault(states, states), tuple(said for one in judged for said in one[2]))
 
     def _process_key(self, process: Process, body: events.Body) -> tuple[Any, ...]:
         """The values of what policies read of a process; for those that cannot be hashed, the JSON that they come from."""
@@ -353,7 +354,7 @@ class _Part:
 
     def fold(self, file: str, answers: Sequence[_Answer]) -> None:
         """Add what one file holds of some answers, and set these back."""
-        alike: dict[tuple[str, tuple[tuple[int, bool | None], ...]], tuple[int, int]] = {}
+        alike: dict[tuple[str, _States], tuple[int, int]] = {}
         for answer in answers:
             cell = (answer.table.hook, answer.states)
             count, size = alike.get(cell, (0, 0))
