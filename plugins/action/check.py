@@ -16,6 +16,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import report as checks
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 LIBRARY = Path(__file__).parents[2] / "policies"
@@ -35,6 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "cache_dir": {"type": "path"},
                 "mutation": {"type": "bool", "default": False},
                 "mutation_needed": {"type": "int", "default": 90},
+                "migrate_to": {"type": "str"},
                 **{name: {"type": "path"} for name in formats.REPORTS},
             }
         )
@@ -45,6 +47,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 Cache(arguments["cache_dir"]),
                 arguments["mutation_needed"] / 100 if arguments["mutation"] else None,
                 progress=lambda line: say(f"  {line}"),
+                towards=parse_version(arguments["migrate_to"]) if arguments["migrate_to"] else None,
             )
             result = checks.as_json(report)
             written = formats.write_reports(

@@ -50,6 +50,11 @@ options:
         difference do not count.
     type: int
     default: 90
+  migrate_to:
+    description:
+      - An agent version to come. What its agents refuse or do otherwise than those of the environment's version is among
+        the findings; what they would refuse fails the check.
+    type: str
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -70,6 +75,7 @@ EXAMPLES = r"""
     environment_file: environments/production.yml
     policy_path: [policies]
     mutation: true
+    migrate_to: 1.8.0
     junit: reports/check.xml
     markdown: reports/check.md
 """

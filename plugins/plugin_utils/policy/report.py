@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import Examined, examine, lint_together
@@ -18,7 +18,9 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue i
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.migrate import RULE, migrate
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.mutation import Mutation, mutate
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
 
 MAX_SHOWN = 10
@@ -27,6 +29,7 @@ RULES = {
     "case": "A recorded event is not judged as its case says",
     "policy": "A policy that cannot be rendered, does not fit the agent's schema, or has no cases",
     "mutant": "A planted bug that no case of the policy notices",
+    RULE: "Agents of the version to come do otherwise",
 }
 _PLACE = re.compile(r"(?s)^(?P<file>.+?):(?P<line>[0-9]+): (?P<rest>.*)$")
 
@@ -76,8 +79,11 @@ def check_environment(
     cache: Cache,
     needed: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    towards: Version | None = None,
 ) -> EnvironmentReport:
     """Check every policy of an environment; with ``needed`` its mutants too. ``progress`` is told each policy as it begins.
+
+    ``towards`` is an agent version to come: what it changes for the policies is among their findings.
 
     Raises Refused when the environment's values do not fit its policies.
     """
@@ -90,10 +96,16 @@ def check_environment(
         sound = not one.problems and one.cases and all(case.passed for case in one.cases)
         if needed is not None and sound and entry.reference not in mutations:
             mutations[entry.reference] = mutate(library.get(entry.reference), environment.protected)
+        if towards is not None:
+            one = replace(one, findings=(*one.findings, *_changes(one, environment, towards)))
         examined.append(one)
         reports.append(_report(one, library, mutations.get(entry.reference), needed or 0.0))
     together = tuple(dict.fromkeys(lint_together(examined, environment)))
     return EnvironmentReport(environment.name, environment.file, environment.agent_version, tuple(reports), together)
+
+
+def _changes(one: Examined, environment: Environment, towards: Version) -> Iterator[Finding]:
+    return iter(migrate(one.document, environment.version, towards, environment.kernel) if one.document is not None else ())
 
 
 def _report(one: Examined, library: Library, mutation: Mutation | None, needed: float) -> PolicyReport:

@@ -69,6 +69,22 @@ def test_an_environment_that_holds_passes(check: Check, tree: PolicyTree) -> Non
     assert not any(test.failures for test in checks.trials(report))
 
 
+def test_a_version_to_come_is_among_the_findings(check: Check, tree: PolicyTree) -> None:
+    fd = (
+        TEMPLATE.replace("type: file", "type: fd")
+        .replace("call: security_file_open", "call: sys_fchdir")
+        .replace("syscall: false", "syscall: true")
+    )
+    tree.add(template=TEMPLATE)
+    tree.add("files/descriptor", template=fd)
+    now, then = check("files/watch", "files/descriptor"), check("files/watch", "files/descriptor", towards=(1, 8, 0))
+    told = [[one for one in policy.findings if one.rule == "migration"] for report in (now, then) for policy in report.policies]
+    assert [len(some) for some in told] == [0, 0, 0, 1]
+    assert (told[3][0].severity, told[3][0].message[:7]) == ("warning", "on 1.8.0"[:7])
+    valid(then)
+    assert any(alert.rule == "migration" for alert in checks.alerts(then))
+
+
 def test_one_broken_policy_does_not_hide_the_others(check: Check, tree: PolicyTree) -> None:
     tree.add("files/none", cases=None)
     broken = tree.add("files/broken", cases=SWAPPED)
