@@ -245,7 +245,7 @@ def lines(report: EnvironmentReport) -> list[str]:
     said += table(_HEADER, _rows(report), "    ")
     for one in report.policies:
         said += [f"    {line}" for line in _failed(one)]
-    said += [f"    {finding}" for one in report.policies for finding in one.findings if finding.severity != "error"]
+    said += [f"    {line}" for one in report.policies for line in _remarks(one)]
     said += [f"    {finding}" for finding in report.findings]
     failed = sum(not one.passed for one in report.policies)
     return [*said, f"  {failed} of {len(report.policies)} policies failed" if failed else "  every policy passed"]
@@ -264,13 +264,22 @@ def _failed(one: PolicyReport) -> list[str]:
     return said
 
 
+def _remarks(one: PolicyReport) -> list[str]:
+    """What is no error, once for all places of the policy that it concerns."""
+    places: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in one.findings:
+        if finding.severity != "error":
+            places.setdefault((finding.severity, finding.rule, finding.message), []).append(finding)
+    return [f"{first}{f' and at {len(more)} more' if more else ''}" for first, *more in places.values()]
+
+
 def markdown(report: EnvironmentReport) -> str:
     """The report for a pull request."""
     verdict = "passed" if report.passed else "FAILED"
     parts = [f"### Policies of {report.environment}: {verdict}\n", markdown_table(_HEADER, _rows(report))]
     for title, members in (
         ("Broken", [line for one in report.policies if not one.passed for line in _failed(one)] + _errors(report.findings)),
-        ("Warnings", [str(finding) for one in report.policies for finding in one.findings if finding.severity != "error"]),
+        ("Warnings", [line for one in report.policies for line in _remarks(one)]),
     ):
         if members:
             parts.append(f"#### {title}\n\n```\n" + "\n".join(members).replace("```", "'''") + "\n```\n")

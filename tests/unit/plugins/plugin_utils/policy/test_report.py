@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ import pytest
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment, formats
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import report as checks
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CASES, ROOT, TEMPLATE, PolicyTree
 
 ENVIRONMENT = """\
@@ -83,6 +85,14 @@ def test_a_version_to_come_is_among_the_findings(check: Check, tree: PolicyTree)
     assert (told[3][0].severity, told[3][0].message[:7]) == ("warning", "on 1.8.0"[:7])
     valid(then)
     assert any(alert.rule == "migration" for alert in checks.alerts(then))
+
+
+def test_the_same_remark_on_several_places_is_said_once(check: Check, tree: PolicyTree) -> None:
+    tree.add()
+    (policy,) = check("files/watch").policies
+    twice = tuple(Finding("syscall-default", "warning", "watch", f"spec.kprobes[{index}]", "is one") for index in range(2))
+    said = checks.lines(checks.EnvironmentReport("e", "e.yml", "1.7.0", (replace(policy, findings=twice),), ()))
+    assert [line for line in said if "is one" in line] == ["    warning: watch: spec.kprobes[0]: is one [syscall-default] and at 1 more"]
 
 
 def test_one_broken_policy_does_not_hide_the_others(check: Check, tree: PolicyTree) -> None:
