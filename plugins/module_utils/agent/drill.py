@@ -25,6 +25,7 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process impo
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, Place
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile, write_json
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, TetraError
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import source
 
 FORMAT = "apiary.dev/drill/1"
 EVENTS = ("stop", "kill", "restart")
@@ -221,7 +222,7 @@ class Drill:
         acts = {one.loaded: {"steps": [one.step], "fresh": one.by == "trigger"} for one in proofs}
         write_json(os.path.join(self.directory, "acts.json"), acts)
         with open(os.path.join(self.directory, "prober.py"), "w", encoding="utf-8") as file:
-            file.write(_source())
+            file.write(source(prober.__name__))
         with open(self.unit_file, "w", encoding="utf-8") as file:
             file.write(_UNIT_TEXT.format(directory=self.directory, pause=pause))
         os.symlink("../" + UNIT, self.wanted)
@@ -341,14 +342,3 @@ class Drill:
                 os.unlink(path)
         self.services.reload()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _source() -> str:
-    """The prober's text, from wherever this very code was loaded: a module's archive or a checkout."""
-    from importlib.util import find_spec
-
-    spec = find_spec(prober.__name__)
-    text = spec.loader.get_source(spec.name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
-    if text is None:
-        raise DrillError("the prober's source is not there")
-    return str(text)

@@ -180,10 +180,9 @@ def host_files(sources: Mapping[str, str]) -> Dict[str, File]:
 
 def sources() -> Dict[str, str]:
     """The texts of MODULES, from wherever this very code was loaded: a module's archive, a checkout, or a host's copy."""
-    from importlib.util import find_spec
-
     # Named here so that they go along in a module's archive.
     from ansible_collections.apiary.tetragon.plugins.module_utils.agent import (  # noqa: F401
+        binaries,
         bpf,
         break_glass,
         pins,
@@ -194,14 +193,18 @@ def sources() -> Dict[str, str]:
         tetra,
     )
 
-    found = {}
-    for name in MODULES:
-        spec = find_spec("{0}.{1}".format(_PACKAGE.replace("/", "."), name))
-        text = spec.loader.get_source(spec.name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
-        if text is None:
-            raise OSError(errno.ENOENT, "the source of module_utils/agent/{0}.py is not there".format(name))
-        found[name] = text
-    return found
+    return {name: source("{0}.{1}".format(_PACKAGE.replace("/", "."), name)) for name in MODULES}
+
+
+def source(module: str) -> str:
+    """The text of a module, from wherever it was loaded; Ansible's own loader gives bytes. Raises OSError."""
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    text = spec.loader.get_source(module) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
+    if text is None:
+        raise OSError(errno.ENOENT, "the source of {0} is not there".format(module))
+    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
 
 def stale(files: Mapping[str, File]) -> List[str]:
