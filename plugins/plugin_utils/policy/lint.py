@@ -18,7 +18,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import lint
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Context
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits import traits
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
 
@@ -60,15 +60,18 @@ def lint(context: Context, document: documents.Document | None = None) -> list[F
     ]
 
 
-def lint_file(path: str | Path, version: Version, kernel: Kernel | None = None, protected: Sequence[str] = ()) -> list[Finding]:
-    """All findings of a plain TracingPolicy file. Its mode is that of its options. Raises Refused when its shape is not sound."""
+def read(path: str | Path) -> documents.Document:
+    """A plain policy file. Raises Refused, a second document in words of its own."""
     try:
-        document = documents.load(path)
+        return documents.load(path)
     except Refused as error:
         raise Refused(map(_plainly, error.problems)) from None
-    problems = documents.validate(document, tracing_policy(version))
-    if problems:
-        raise Refused(problems)
+
+
+def lint_document(
+    document: documents.Document, version: Version, kernel: Kernel | None = None, protected: Sequence[str] = ()
+) -> list[Finding]:
+    """All findings of a TracingPolicy of sound shape, with file and line. Its mode is that of its options."""
     return lint(context_of(document.data, version, kernel, protected), document)
 
 

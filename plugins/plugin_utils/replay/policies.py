@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.documents import Document
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_document, read
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
@@ -26,12 +27,16 @@ TEMPLATE = "policy.yaml.j2"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One policy to replay. ``budget`` is what a library policy allows itself, in events per host and day."""
+    """One policy to replay. ``budget`` is what a library policy allows itself, in events per host and day.
+
+    ``findings`` are those of a plain file; a library policy's are for ``check``, which knows its environment.
+    """
 
     name: str
     file: str
     document: Mapping[str, Any]
     budget: int | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,12 @@ def gather(
                     if file.name == TEMPLATE:
                         take(_from_library(file.parent, library, version, protected, values, form))
                         continue
-                    document = documents.load(file)
+                    document = read(file)
                     if Path(one).is_dir() and not _is_policy(document):
                         foreign.append(str(file))
                         continue
-                    take(Candidate(*_sound(document, version), document.data))
+                    name, place = _sound(document, version)
+                    take(Candidate(name, place, document.data, findings=tuple(lint_document(document, version, protected=protected))))
                 except Refused as error:
                     problems += error.problems
         except Refused as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.formats import Alert, Trial, markdown_table, shown_path, table
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import Candidate, Gathered
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import Entry, PolicyTotals, Summary
@@ -20,6 +21,7 @@ FORMAT = 1
 MAX_SHOWN = 10
 MAX_SOURCES = 5
 RULES = {
+    **{rule.id: rule.title for rule in CATALOGUE.values()},
     "policy": "A policy that cannot be replayed",
     "undecided": "Events that the recording does not decide",
     "not-tried": "A policy at whose hooks nothing was recorded",
@@ -161,6 +163,10 @@ def _policy(candidate: Candidate, totals: PolicyTotals) -> dict[str, Any]:
         },
         "per_day": {"events": round(totals.per_day[0], 1), "bytes": round(totals.per_day[1])} if totals.per_day else None,
         "budget": candidate.budget,
+        "findings": [
+            {"rule": one.rule, "severity": one.severity, "path": one.path, "message": one.message, "file": one.file, "line": one.line}
+            for one in candidate.findings
+        ],
         "hooks": {
             hook: {"fired": counts.fired, "quiet": counts.quiet, "undecided": counts.undecided} for hook, counts in totals.by_hook.items()
         },
@@ -195,6 +201,8 @@ def alerts(replayed: Replayed) -> list[Alert]:
             found.append(Alert("not-tried", "warning", _not_tried(candidate, totals), candidate.file))
         for reason, count in totals.reasons.items():
             found.append(Alert("undecided", "note", f"{candidate.name}: {count} events undecided: {reason}", candidate.file))
+        for finding in candidate.findings:
+            found.append(Alert(finding.rule, "warning", str(finding), finding.file or candidate.file, finding.line))
         if _over_budget(candidate, totals):
             found.append(Alert("volume", "warning", _over_budget(candidate, totals), candidate.file))
     for one in replayed.summary.skipped:
@@ -239,6 +247,7 @@ def _remarks(replayed: Replayed) -> dict[str, list[str]]:
     ]
     return {
         "Cannot be replayed": [str(problem) for problem in replayed.gathered.problems],
+        "Lints": [str(finding) for candidate in replayed.gathered.policies for finding in candidate.findings],
         "Not tried": [text for candidate, totals in replayed.rows() if (text := _not_tried(candidate, totals))],
         "Over budget": [text for candidate, totals in replayed.rows() if (text := _over_budget(candidate, totals))],
         "Undecided, because": undecided,

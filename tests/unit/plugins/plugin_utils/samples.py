@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_document, read
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library, Policy
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Socket
 
@@ -172,3 +176,12 @@ def show(value: object) -> str:
         )
     text = ascii(str(value)).strip("'")
     return text if len(text) < 24 else f"{text[:20]}..{len(text)}"
+
+
+def lint_file(path: Path, version: Version, kernel: Kernel | None = None, protected: Sequence[str] = ()) -> list[Finding]:
+    """A plain policy file as the replay takes it: read, of sound shape, and linted."""
+    document = read(path)
+    problems = documents.validate(document, tracing_policy(version))
+    if problems:
+        raise Refused(problems)
+    return lint_document(document, version, kernel, protected)

@@ -19,7 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import kernel
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE, KINDS, REFUSED, Rule
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import check
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import CHECKS, Finding, lint, lint_file, lint_set
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import CHECKS, Finding, lint, lint_set
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint_base import Context
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
@@ -31,6 +31,7 @@ from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples
     LIBRARY_VALUES,
     PROTECTED,
     ROOT,
+    lint_file,
     messages,
     refused,
 )

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import kernel
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_file, lint_set
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_set
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.migrate import migrate
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import Version, tracing_policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
+from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import lint_file
 
 VERSIONS: list[Version] = [(1, 6, 1), (1, 7, 0), (1, 7, 1), (1, 8, 0)]
 # Runs are the same each time; APIARY_FUZZ=5000 looks further.
