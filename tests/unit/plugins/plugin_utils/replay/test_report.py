@@ -155,6 +155,17 @@ def test_what_was_not_tried_skipped_or_shared_is_said(run: Run, tmp_path: Path) 
     assert (xml.get("tests"), xml.get("failures"), xml.get("skipped")) == ("4", "1", "1")
 
 
+def test_what_the_lints_find_in_a_plain_file_is_shown_and_fails_nothing(run: Run, tmp_path: Path) -> None:
+    text = (CORPUS / "narrow" / "n01-equal.yaml").read_text(encoding="utf-8")
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(text.replace("matchArgs", "matchActions: [{action: Sigkill}]\n          matchArgs"), encoding="utf-8")
+    replayed = run([policy], [CORPUS / "broad"])
+    content = valid(replayed)
+    (found,) = [one for one in content["policies"]["n01-equal"]["findings"] if one["rule"] == "kill-after-effect"]
+    assert (content["passed"], found["file"], found["line"] > 1) == (True, str(policy), True)
+    assert "  Lints:" in report.lines(replayed)
+
+
 def test_a_library_policy_over_its_budget_is_said(run: Run, tmp_path: Path) -> None:
     recording = small(tmp_path)
     mine = tmp_path / "own" / "file" / "reads"
