@@ -34,7 +34,7 @@ kind: TracingPolicy
 metadata: {name: own}
 spec: {kprobes: [{call: sys_mount}]}
 """
-SECONDS = 20.0
+SECONDS = 120.0
 
 Start = Callable[..., recorder.Job]
 
