@@ -96,6 +96,9 @@ class Processes:
     def reload(self) -> None:
         """Units are read when they start."""
 
+    def forget(self, unit: str) -> None:
+        """Nothing is remembered of a unit that failed."""
+
 
 def _alive(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):

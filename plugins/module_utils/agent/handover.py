@@ -92,6 +92,10 @@ class Systemd:
     def reload(self) -> None:
         self._call("daemon-reload")
 
+    def forget(self, unit: str) -> None:
+        """Drop what systemd remembers of a unit that failed and is gone."""
+        self._call("reset-failed", unit, ignore=True)
+
     def _reason(self, unit: str, since: int) -> str:
         command = ["journalctl", "--unit", unit, "--since", "@{0}".format(since), "--output", "cat", "--no-pager"]
         lines = self._run(command, 30).stdout.decode("utf-8", "replace").splitlines()

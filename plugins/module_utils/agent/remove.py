@@ -14,6 +14,7 @@ from typing import Any, List
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import drill
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import SLOTS, Layout
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import alarm_name
 
 _ADOPTED = "/var/lib/apiary/adopted"
 _FILES = (
@@ -86,6 +87,8 @@ def remove(layout: Layout, services: Any, keep_logs: bool = False) -> List[str]:
         elif os.path.lexists(whole):
             os.unlink(whole)
     services.reload()
+    for slot in SLOTS:
+        services.forget(alarm_name(slot))  # one that was raised while its program went
     left = present(layout, keep_logs) + [path for path in directories if os.path.isdir(path)] + _running(layout)
     if left:
         raise OSError("still there after the removal: {0}".format(", ".join(sorted(set(left)))))
