@@ -20,6 +20,8 @@ description:
   - A run that was interrupted, even by a power cut, is finished or undone first.
   - With O(adopt), an agent that a package or upstream's installer put on the host is taken over in the same way. Its policies
     are kept; its configuration is moved to C(/var/lib/apiary/adopted).
+extends_documentation_fragment:
+  - apiary.tetragon.unit
 options:
   version:
     description:
@@ -41,37 +43,6 @@ options:
       - Go on although policies that were loaded by hand, without a file, will be gone with the old agent.
     type: bool
     default: false
-  before:
-    description:
-      - Units that start only when the agent is ready.
-    type: list
-    elements: str
-    default: []
-  memory_max:
-    description:
-      - The unit's limit of memory; empty for none.
-    type: str
-    default: 2G
-  cpu_quota:
-    description:
-      - The unit's share of one CPU, such as V(50%); empty for no limit.
-    type: str
-    default: ''
-  restart_seconds:
-    description:
-      - Seconds between the end of an agent and its next start.
-    type: int
-    default: 5
-  start_limit:
-    description:
-      - Starts within an hour after which the unit is given up and an alarm is raised.
-    type: int
-    default: 10
-  start_timeout:
-    description:
-      - Seconds within which the agent must be ready.
-    type: int
-    default: 900
   timeout:
     description:
       - Seconds that one call of the client may take.

@@ -20,6 +20,8 @@ description:
   - A running agent is never touched. When it would have to change, when it is somebody else's, or when a hand-over was
     interrupted, RV(handover) says so, and M(apiary.tetragon.agent) has to do the rest.
   - When the agent does not become ready, the host is left as it was.
+extends_documentation_fragment:
+  - apiary.tetragon.unit
 options:
   version:
     description:
@@ -31,37 +33,6 @@ options:
       - Options of the agent beside those that the collection sets.
     type: dict
     default: {}
-  before:
-    description:
-      - Units that start only when the agent is ready.
-    type: list
-    elements: str
-    default: []
-  memory_max:
-    description:
-      - The unit's limit of memory; empty for none.
-    type: str
-    default: 2G
-  cpu_quota:
-    description:
-      - The unit's share of one CPU, such as V(50%); empty for no limit.
-    type: str
-    default: ''
-  restart_seconds:
-    description:
-      - Seconds between the end of an agent and its next start.
-    type: int
-    default: 5
-  start_limit:
-    description:
-      - Starts within an hour after which the unit is given up and an alarm is raised.
-    type: int
-    default: 10
-  start_timeout:
-    description:
-      - Seconds within which the agent must be ready with all its policies.
-    type: int
-    default: 900
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
