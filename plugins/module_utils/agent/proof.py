@@ -44,8 +44,8 @@ class Proof:
 def refused(step: Mapping[str, Any], attempt: Callable[[Mapping[str, Any]], Optional[bool]]) -> Optional[bool]:
     """Whether a step is refused; None when it cannot be attempted. ``attempt`` does it once and tells the same.
 
-    Refused once is refused: single acts come through an LSM hook that enforces (measured), but none through one that
-    does not is ever refused.
+    Refused once is refused: single acts come through an LSM hook that enforces (measured), and where nothing enforces,
+    nothing is refused.
     """
     seen = []
     for number in range(_TRIES):
