@@ -148,10 +148,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    limits = {name: params[name] for name in ("before", "memory_max", "cpu_quota", "restart_seconds", "start_limit", "start_timeout")}
+    names = ("before", "memory_max", "cpu_quota", "restart_seconds", "start_limit", "start_timeout")
+    limits = Limits(**{name: params[name] for name in names})
     try:
         version = exact_version(params["version"])
-        wrong = flags.problems(version, params["options"])
+        wrong = flags.problems(version, params["options"]) + limits.problems()
         if wrong:
             module.fail_json(msg="; ".join(wrong), restored=True)
         options = {name: flags.text_of(value) for name, value in params["options"].items()}
@@ -162,7 +163,7 @@ def main() -> None:
             params["drop_loaded_by_hand"],
             params["attempt_triggers"],
         )
-        result = run.execute(Agent(version, options, Limits(**limits)), params["adopt"], module.check_mode)
+        result = run.execute(Agent(version, options, limits), params["adopt"], module.check_mode)
     except HandoverError as error:
         module.fail_json(msg=str(error), restored=error.restored)
     except (Busy, ReleaseError) as error:
