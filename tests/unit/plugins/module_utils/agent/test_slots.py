@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import STEPS, Record, reasons, recovery
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import Proof
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, policy_files, policy_key, policy_mode, with_mode
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, policy_files, policy_key, said_mode, with_mode
 
 OURS = """\
 apiVersion: cilium.io/v1alpha1
@@ -45,16 +45,16 @@ def test_a_policys_name_is_found_without_a_yaml_reader(text, key):
 
 
 def test_a_mode_is_read_and_changed_and_nothing_else():
-    assert policy_mode(OURS) == "enforce"
+    assert said_mode(OURS) == "enforce"
     eased = with_mode(OURS, "monitor")
     assert eased == OURS.replace("value: enforce", "value: monitor")
-    assert policy_mode(eased) == "monitor"
+    assert said_mode(eased) == "monitor"
     as_json = '{"spec": {"options": [{"name": "policy-mode", "value": "enforce"}]}}'
     assert with_mode(as_json, "monitor") == as_json.replace("enforce", "monitor")
 
 
-def test_a_policy_without_a_mode_enforces_and_cannot_be_changed():
-    assert policy_mode("metadata: {name: x}") == "enforce"
+def test_a_policy_without_a_mode_says_none_and_cannot_be_changed():
+    assert said_mode("metadata: {name: x}") == ""
     assert with_mode("metadata: {name: x}", "monitor") is None
 
 
