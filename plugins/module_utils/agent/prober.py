@@ -153,6 +153,12 @@ def _fresh(act: Act, bystander: str) -> int:
     return 1 if _killed(status) else os.WEXITSTATUS(status)
 
 
+def once(raw: Mapping[str, Any]) -> Optional[bool]:
+    """Whether a step is refused, attempted once by a process of its own; None when it could not be attempted."""
+    outcome = _fresh(step(raw), os.devnull)
+    return None if outcome & _VOID else bool(outcome & 1)
+
+
 def _worker(directory: str, name: str, raw: Mapping[str, Any], pause: float) -> None:
     steps = [step(one) for one in raw["steps"]]
     attempt = _fresh if raw.get("fresh", True) else _attempt

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import Drill, DrillError, Proof, lapses, resolve
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import Drill, DrillError, lapses
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import Proof
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, link
 
 DENY = Proof("deny-1", "file/deny", "trigger", {"kind": "open", "path": "/srv/a"})
@@ -40,24 +41,6 @@ def test_a_boot_is_open_until_the_agent_has_loaded():
 def test_what_the_agent_does_not_pin_is_a_lapse_with_its_reason():
     (told,) = lapses([DENY], {"stop": {"deny-1": row(9, 9, 2.0)}}, ["deny-1"])
     assert "pins no link" in told
-
-
-def test_a_file_to_write_is_one_that_nobody_executes(tmp_path):
-    program, plain = tmp_path / "a-program", tmp_path / "b-plain"
-    for path, mode in ((program, 0o755), (plain, 0o644)):
-        path.write_text("x", encoding="utf-8")
-        path.chmod(mode)
-    (tmp_path / "a-link").symlink_to(plain)
-    assert resolve({"kind": "write", "below": [str(tmp_path)]}) == {"kind": "write", "path": str(plain)}
-    assert resolve({"kind": "write", "files": [str(program)]}) is None
-
-
-def test_the_first_file_that_is_there_is_opened(tmp_path):
-    (tmp_path / "there").touch()
-    trigger = {"kind": "open", "files": [str(tmp_path / "missing"), str(tmp_path / "there")]}
-    assert resolve(trigger) == {"kind": "open", "path": str(tmp_path / "there")}
-    assert resolve({"kind": "open", "files": [str(tmp_path / "missing")]}) is None
-    assert resolve({"kind": "connect", "address": "192.0.2.1"}) == {"kind": "connect", "address": "192.0.2.1"}
 
 
 class Services:
