@@ -249,8 +249,7 @@ class Drill:
             self._await(lambda: place.pid not in (None, former), self.ready_seconds, "agent that systemd starts again")
         else:
             self._mark("restart")
-            self.services.stop(place.unit)
-            self.services.start(place.unit)
+            self.services.restart(place.unit)
         self._ready(place, proofs)
         self._phase("after-" + event, seconds)
 

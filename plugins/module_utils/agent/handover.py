@@ -66,10 +66,17 @@ class Systemd:
 
     def start(self, unit: str) -> None:
         """Start and wait until it is ready. Raises ServiceError."""
+        self._up("start", unit)
+
+    def restart(self, unit: str) -> None:
+        """Stop and start in one step, and wait until it is ready. Raises ServiceError."""
+        self._up("restart", unit)
+
+    def _up(self, verb: str, unit: str) -> None:
         since = int(time.time())
         self._call("reset-failed", unit, ignore=True)
         try:
-            self._call("start", unit, timeout=self.start_timeout)
+            self._call(verb, unit, timeout=self.start_timeout)
         except ServiceError as error:
             raise ServiceError("{0}{1}".format(error, self._reason(unit, since))) from None
 
