@@ -164,7 +164,8 @@ class Drill:
         os.symlink("../" + UNIT, self.wanted)
         self.services.reload()
         self.services.start(UNIT)
-        self._await(lambda: all(os.path.exists(os.path.join(self.directory, one.loaded + ".log")) for one in proofs), 10, "prober")
+        logs = [os.path.join(self.directory, one.loaded + ".log") for one in proofs]
+        self._await(lambda: all(map(os.path.exists, logs)) or not self.services.running(UNIT), self.timeout, "prober")
         if not self.services.running(UNIT):
             raise DrillError("the prober does not run: a policy refuses python3, or {0}".format(self.directory))
 
@@ -184,8 +185,7 @@ class Drill:
             self._await(lambda: place.pid not in (None, former), self.ready_seconds, "agent that systemd starts again")
         else:
             self._mark("restart")
-            self.services.stop(place.unit)
-            self.services.start(place.unit)
+            self.services.restart(place.unit)
         self._ready(place, proofs)
         self._phase("after-" + event, seconds)
 

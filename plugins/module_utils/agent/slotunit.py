@@ -8,6 +8,7 @@ Copied to hosts with what it imports, and run there by python3 alone.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -78,11 +79,23 @@ def heal(slot: Slot) -> str:
         return ""
     if os.path.exists(slot.pid_file):
         os.unlink(slot.pid_file)
-    old = slot.pins.leftover
-    if not old:
+    return _put_back(slot)
+
+
+def _put_back(slot: Slot) -> str:
+    """One at a time: whoever restarts a unit that is about to fail gets its alarm and its next start at the same moment (seen)."""
+    if not slot.pins.leftover:
         return ""
-    shutil.rmtree(slot.pins.path, ignore_errors=True)
-    os.rename(old, slot.pins.path)
+    folder = os.open(os.path.dirname(slot.pins.path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        old = slot.pins.leftover
+        if not old or runs(slot):
+            return ""
+        shutil.rmtree(slot.pins.path, ignore_errors=True)
+        os.rename(old, slot.pins.path)
+    finally:
+        os.close(folder)
     return "{0} put back to {1}: the start before this one did not finish".format(old, slot.pins.path)
 
 
@@ -147,7 +160,7 @@ def raise_alarm(slot: Slot) -> str:
 
     The last failing start left its part of a set enforcing beside the good one; two copies deny what neither of them means.
     """
-    heal(slot)
+    _put_back(slot)
     kept = slot.pins.policies()
     mark = {"slot": slot.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "kept": kept}
     os.makedirs(os.path.dirname(slot.alarm_file), mode=0o700, exist_ok=True)

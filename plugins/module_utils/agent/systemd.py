@@ -50,10 +50,17 @@ class Systemd:
 
     def start(self, unit: str) -> None:
         """Start and wait until it is ready. Raises ServiceError."""
+        self._up("start", unit)
+
+    def restart(self, unit: str) -> None:
+        """Stop and start in one step, and wait until it is ready. Raises ServiceError."""
+        self._up("restart", unit)
+
+    def _up(self, verb: str, unit: str) -> None:
         since = time.time()
         self.forget(unit)
         try:
-            run("systemctl", "start", unit, timeout=self.start_timeout)
+            run("systemctl", verb, unit, timeout=self.start_timeout)
         except ServiceError as error:
             raise ServiceError("{0}{1}".format(error, last_words(unit, since))) from None
 

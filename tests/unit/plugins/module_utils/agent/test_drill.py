@@ -55,6 +55,9 @@ class Services:
     def stop(self, unit):
         self.calls.append(("stop", unit))
 
+    def restart(self, unit):
+        self.calls.append(("restart", unit))
+
     def running(self, unit):
         return ("start", unit) in self.calls
 
@@ -90,3 +93,31 @@ def test_no_drill_is_held_over_a_hand_over_that_was_interrupted(tmp_path):
     with pytest.raises(DrillError, match="run the role's upgrade first"):
         drill.begin([], [], 0.1, 1)
     assert drill.services.calls == []
+
+
+class Killed(Services):
+    """A host on which a policy ends the prober at once."""
+
+    def running(self, unit):
+        return unit != "apiary-drill.service"
+
+
+def test_a_prober_that_a_policy_ends_is_not_waited_for(tmp_path, monkeypatch):
+    drill = Drill(Layout(str(tmp_path)), Killed(), timeout=600)
+    link("apiary-tetragon-a.service", drill.layout.pointer)
+    link("../apiary-tetragon.service", drill.layout.wanted)
+    monkeypatch.setattr(drill, "proofs", lambda _policies: [DENY])
+    with pytest.raises(DrillError, match="the prober does not run: a policy refuses python3"):
+        drill.begin([], [], 0.1, 1)
+    assert not Path(drill.directory).exists()
+
+
+def test_a_restart_is_one_step(tmp_path, monkeypatch):
+    drill = Drill(Layout(str(tmp_path)), Services())
+    link("apiary-tetragon-a.service", drill.layout.pointer)
+    link("../apiary-tetragon.service", drill.layout.wanted)
+    monkeypatch.setattr(drill, "proofs", lambda _policies: [])
+    monkeypatch.setattr(drill, "_ready", lambda _place, _proofs: [])
+    drill.begin([], ["restart"], 0.02, 0.05)
+    assert [what for what, unit in drill.services.calls if unit == "apiary-tetragon-a.service"] == ["restart"]
+    assert Path(drill.directory, "phases").read_text(encoding="utf-8").split()[1::2] == ["steady", "restart", "after-restart"]

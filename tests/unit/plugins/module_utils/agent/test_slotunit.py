@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,23 @@ def test_good_pins_come_back_whatever_a_failed_start_left(slot, new):
     assert (slot.pins.policies(), slot.pins.leftover) == (["good"], "")
     assert heal(slot) == ""
     assert slot.pins.policies() == ["good"]
+
+
+def test_an_alarm_that_comes_while_the_next_start_heals_takes_nothing_away(slot, monkeypatch):
+    tree(slot, ["good"], ["part"])
+    remove, alarms = shutil.rmtree, []
+
+    def remove_late(path, ignore_errors):
+        if not alarms:
+            alarms.append(threading.Thread(target=raise_alarm, args=(slot,)))
+            alarms[0].start()
+            alarms[0].join(0.5)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(slotunit.shutil, "rmtree", remove_late)
+    heal(slot)
+    alarms[0].join()
+    assert slot.pins.policies() == slot.alarm()["kept"] == ["good"]
 
 
 def test_nothing_is_healed_while_the_agent_runs(slot):
