@@ -381,6 +381,8 @@ def _pod(raw: bytes) -> tuple[Pod, int | None] | None:
 
 def _process(body: Body, context: Context, executable: str | None) -> Process:
     raw = body.process
+    # A forked child repeats its parent's "execve"; only an exec after the fork shows "clone" beside it (measured).
+    executed = {"execve", "clone"} <= set(raw.flags.split())
     pod, namespace_pid = _pod(bytes(raw.pod)) or (None, None)
 
     def executed_file(binary: str) -> str | None:
@@ -389,11 +391,10 @@ def _process(body: Body, context: Context, executable: str | None) -> Process:
     return Process(
         binary=raw.binary,
         executable=executable or executed_file(raw.binary),
-        parent_executable=executed_file(body.parent.binary),
+        parent_executable=executed_file(body.parent.binary) if executed else None,  # R2.2.9: else another's, or nobody's
         pid=raw.pid,
         namespace_pid=namespace_pid,
-        # A forked child repeats its parent's "execve"; only an exec after the fork shows "clone" beside it (measured).
-        executed={"execve", "clone"} <= set(raw.flags.split()),
+        executed=executed,
         current=context.at_hook,
         namespaces=_namespaces(bytes(raw.ns)),
         pod=pod,
@@ -413,7 +414,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "returned": ("returned",),
     "binary": ("process.binary",),
     "executable": ("process.binary",),
-    "parent_executable": ("parent.binary",),
+    "parent_executable": ("parent.binary", "process.flags"),
     "pid": ("process.pid",),
     "namespace_pid": ("process.pod",),
     "executed": ("process.flags",),
@@ -424,7 +425,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "thread": ("process.tid",),
 }
 # What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
-_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed")
+_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed", "bare_fork")
 _OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 

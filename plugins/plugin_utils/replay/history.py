@@ -36,12 +36,16 @@ _MAX_PIDS = 10
 
 @dataclass(slots=True)
 class _Seen:
-    """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork."""
+    """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork.
+
+    ``flags`` are those of its events: one that was forked and has executed nothing shows ``execve`` without ``clone``.
+    """
 
     parent: str
     pid: int
     binary: str
     started: int
+    flags: frozenset[str] = frozenset()
     executed: int | None = None
     older: bool = False
     capabilities: Mapping[str, int] | None = None
@@ -99,12 +103,13 @@ class History:
                 int(process.get("pid", 0)),
                 str(process.get("binary", "")),
                 nanoseconds(str(process.get("start_time", ""))),
+                frozenset(str(process.get("flags", "")).split()),
             )
         return found
 
     def _executed(self, process: Mapping[str, Any], time: int) -> None:
         seen = self._named(process)
-        seen.executed, seen.older = time, "procFS" in str(process.get("flags", "")).split()
+        seen.executed, seen.older = time, "procFS" in seen.flags
         seen.capabilities = capabilities(process.get("cap"))
 
     # --- what follows from it
@@ -136,7 +141,13 @@ class History:
             "ancestors": self.ancestors(exec_id),
             "ancestor_pids": self._pids(exec_id),
             "executed": True if by_exec else None,
+            "bare_fork": self._forked(seen) or None,
         }
+
+    def _forked(self, seen: _Seen) -> bool:
+        """Whether it has executed nothing since its fork. One that executed again without a fork is its own parent by pid."""
+        above = self._seen.get(seen.parent)
+        return seen.executed is None and "execve" in seen.flags and "clone" not in seen.flags and above is not None and above.pid != seen.pid
 
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""

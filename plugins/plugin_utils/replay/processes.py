@@ -110,6 +110,8 @@ def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> F
     listed, negated = frozenset(values), raw["operator"].startswith("Not")
 
     def evaluate(invocation: Invocation) -> Truth:
+        if not own and invocation.process.bare_fork:
+            return TRUE  # R2.2.9: without a record of the parent the filter is left out
         executable = executed(invocation)
         ancestors = invocation.process.ancestors
         if follow and ancestors is not None and any(one in listed for one in ancestors):  # R2.2.8

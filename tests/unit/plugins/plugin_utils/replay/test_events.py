@@ -187,7 +187,8 @@ def test_the_executed_file_is_unknown_without_a_map() -> None:
 
 
 def test_a_map_gives_the_executed_files_and_vouches_for_all_it_does_not_name() -> None:
-    one = process({"binary": "/usr/bin/cat"}, {"binary": "/bin/sh"}, executables={"/bin/sh": "/usr/bin/dash"})
+    cat = {"binary": "/usr/bin/cat", "flags": "execve clone"}
+    one = process(cat, {"binary": "/bin/sh"}, executables={"/bin/sh": "/usr/bin/dash"})
     assert (one.executable, one.parent_executable) == ("/usr/bin/cat", "/usr/bin/dash")
 
 

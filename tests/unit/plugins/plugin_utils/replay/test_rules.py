@@ -399,6 +399,20 @@ def test_r2_2_9_the_parent_is_that_of_the_exec() -> None:
     assert done.process.parent_executable == "/b"
 
 
+@pytest.mark.parametrize("entry", [{"operator": "In"}, {"operator": "NotIn"}, {"operator": "NotIn", "followChildren": True}])
+def test_r2_2_9_of_a_bare_fork_no_parent_is_compared(entry: Spec) -> None:
+    document = policy({"matchParentBinaries": [{**entry, "values": ["/bin/sh"]}]})
+    past = history.History(executables={})
+    past.add(executed("sh", "init", 5, "/bin/sh"))
+    for exec_id, pid, flags in (("fork", 6, "execve"), ("exec", 7, "execve clone"), ("again", 5, "execve")):
+        process = {"exec_id": exec_id, "parent_exec_id": "sh", "pid": pid, "binary": "/bin/sh", "flags": flags}
+        past.add({"process_kprobe": {"process": process, "function_name": "f"}, "time": "2026-01-01T00:00:02Z"})
+    shells = {one: Process("/bin/sh", exec_id=one, ancestors=("/bin/sh",)) for one in ("fork", "exec", "again")}
+    done = {one: fires(document, past.complete(call(1, process=process))) for one, process in shells.items()}
+    assert done["fork"] is True
+    assert True not in (done["exec"], done["again"])
+
+
 # --- 2.3 arguments --------------------------------------------------------------------------------------------------
 
 
