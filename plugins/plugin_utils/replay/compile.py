@@ -31,7 +31,14 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.processes i
     process_filters,
     workload,
 )
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Declared, Hook, Invocation, declared, hook_name
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
+    Declared,
+    Hook,
+    Invocation,
+    call_context,
+    declared,
+    hook_name,
+)
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import DEFAULT, KPROBE_MULTI, Target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.truth import FALSE, TRUE, Truth, all_of, truth, unknown
 
@@ -524,7 +531,7 @@ def _context(raw: Mapping[str, Any], section: str, lists: Mapping[str, Mapping[s
     if call.startswith("list:"):
         kind = lists.get(call.removeprefix("list:"), {}).get("type", "")
         return "syscall" if kind in ("syscalls", "generated_syscalls") else ""
-    return "syscall" if raw.get("syscall", True) and hook_name(call).startswith(("sys_", "__ia32_sys_")) else ""
+    return call_context(hook_name(call)) if raw.get("syscall", True) else ""
 
 
 def recorder(document: Mapping[str, Any]) -> dict[Hook, tuple[tuple[Declared, ...], tuple[Declared, ...]]]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.prototypes import by_prototype
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
     Argument,
     Declared,
@@ -30,6 +31,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
     ReadError,
     Socket,
     Value,
+    call_context,
     hook_name,
 )
 
@@ -162,7 +164,7 @@ def invocation(
     hook = event_hook(kind, body)
     raw_args, raw_data = _values(body.args), _values(body.data)
     known = context.declared(body.policy_name, hook)
-    args, data = known if known is not None else (_labelled(raw_args), _labelled(raw_data))
+    args, data = known if known is not None else _undeclared(hook, raw_args, raw_data)
     recorded_args, recorded_data = _arguments(args, raw_args), _arguments(data, raw_data)
     returned = bytes(body.returned)
     found = Invocation(
@@ -296,8 +298,15 @@ def _value(members: _Members) -> Value:
 _LABEL = re.compile(r'"(?:a([0-4]):(\w+)|(exe))"').fullmatch
 
 
-def _labelled(raw: Sequence[_Members]) -> tuple[Declared, ...]:
-    """What a recorder that is not at hand declared, where its labels say so: ``a<index>:<type>``, and ``exe``.
+def _undeclared(hook: Hook, args: Sequence[_Members], data: Sequence[_Members]) -> tuple[tuple[Declared, ...], tuple[Declared, ...]]:
+    """What a recorder that is not at hand must have declared: as its labels say, else as the function's prototype does."""
+    context = call_context(hook.name) if hook.kind == "kprobe" else ""
+    labelled = _labelled(args, context)
+    return labelled or by_prototype(hook, [next((one for one in each if one != "label"), "") for each in args]), _labelled(data, "")
+
+
+def _labelled(raw: Sequence[_Members], context: str) -> tuple[Declared, ...]:
+    """What a recorder's labels say: ``a<index>:<type>``, and ``exe``.
 
     One argument without such a label makes all unknown.
     """
@@ -307,7 +316,7 @@ def _labelled(raw: Sequence[_Members]) -> tuple[Declared, ...]:
         if match is None:
             return ()
         index, type_, exe = match.groups()
-        found.append(Declared(0, "file", "mm.exe_file", "current_task", exe) if exe else Declared(int(index), type_))
+        found.append(Declared(0, "file", "mm.exe_file", "current_task", exe) if exe else Declared(int(index), type_, context=context))
     return tuple(found)
 
 

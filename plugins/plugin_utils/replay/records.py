@@ -157,6 +157,11 @@ def hook_name(call: str) -> str:
     return call
 
 
+def call_context(name: str) -> str:
+    """The context (see ``Declared``) of a kprobe's arguments when ``syscall`` is not set, which is true (R5.6)."""
+    return "syscall" if name.startswith(("sys_", "__ia32_sys_")) else ""
+
+
 def declared(raw: Iterable[Mapping[str, Any]], context: str = "") -> tuple[Declared, ...]:
     """A policy hook's ``args`` or ``data`` list. ``context``: see ``Declared``."""
     return tuple(

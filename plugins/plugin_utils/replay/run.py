@@ -795,7 +795,10 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
         limit = f"{corpus.MAX_SURVEYED >> 20} MB"
         yield f"in a recording of more than {limit}, what events say of each other's processes was not looked for: smaller ones decide more"
     for name, count in sorted(total.recorders.items()):
-        yield f"the policy {name!r} that recorded {count} events is not at hand: their arguments cannot be read; give its YAML"
+        yield (
+            f"the policy {name!r} that recorded {count} events is not at hand: only arguments that say themselves what they are can be "
+            "read; put its YAML into the recording's directory, or name it in apiary_recorders"
+        )
 
 
 def _nothing(summary: Summary, file: str) -> str:

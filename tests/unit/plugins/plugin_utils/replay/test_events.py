@@ -178,6 +178,37 @@ def test_the_place_and_time_of_an_event_are_kept() -> None:
     assert (invocation.source, invocation.time) == (("e.jsonl", 1), "2026-11-22T09:00:00Z")
 
 
+# --- without the policy that recorded ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "declared"),
+    [
+        pytest.param("security_file_open", ["file_arg"], [(0, "file", "")], id="the only argument of its kind"),
+        pytest.param("fd_install", ["int_arg", "file_arg"], [(-1, "", ""), (1, "file", "")], id="a number has no known width"),
+        pytest.param("fd_install", ["file_arg", "int_arg"], [(1, "file", ""), (-1, "", "")], id="in another order"),
+        pytest.param("__x64_sys_execve", ["string_arg"], [(0, "string", "syscall")], id="of a system call"),
+        pytest.param("security_file_open", ["file_arg", "file_arg"], [], id="two of a kind"),
+        pytest.param("__x64_sys_mount", ["string_arg"], [], id="a function that takes several"),
+        pytest.param("security_file_open", ["error_arg"], [], id="one that could not be read"),
+        pytest.param("f", ["file_arg"], [], id="a function that is not known"),
+    ],
+)
+def test_the_prototype_says_what_an_argument_is(function: str, args: list[str], declared: list[tuple[int, str, str]]) -> None:
+    values = {"file_arg": {"path": "/x"}, "int_arg": 1, "string_arg": "x", "error_arg": {"message": "Bad address"}}
+    found = decoded(kprobe(function_name=function, args=[{one: values[one]} for one in args])).args
+    assert [(one.declared.index, one.declared.type, one.declared.context) for one in found] == declared
+
+
+def test_an_lsm_hook_has_no_prototype_as_it_may_list_what_is_no_argument() -> None:
+    assert not decoded({"process_lsm": {"function_name": "file_open", "args": [{"file_arg": {"path": "/x"}}]}}).args
+
+
+def test_a_label_of_a_system_call_names_its_own_argument() -> None:
+    (only,) = decoded(kprobe(function_name="__x64_sys_mount", args=[{"string_arg": "tmpfs", "label": "a2:string"}])).args
+    assert only.declared == Declared(2, "string", context="syscall")
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
