@@ -9,6 +9,7 @@ more of itself in ``recording.yml``: ``agent_version``, ``executables`` and ``at
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import gzip
@@ -42,6 +43,8 @@ DESCRIPTION = "recording.yml"
 MAX_LINE = 16 << 20
 MAX_SURVEYED = 256 << 20
 _BUFFER = 1 << 18
+_BEGINS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", "": b"{"}
+_MAGIC = max(map(len, _BEGINS.values()))
 READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 
 _ODD = (ValueError, TypeError, AttributeError, KeyError)  # what a history makes of an event of another shape
@@ -200,19 +203,23 @@ class _Unpacked(io.RawIOBase):
 
 
 class Lines:
-    """The lines of one file of events, unpacked after its name, with their ends. Whatever can go wrong is in READ_ERRORS.
+    """The lines of one file of events, unpacked, with their ends. Whatever can go wrong is in READ_ERRORS.
 
-    A line that is longer than MAX_LINE comes in pieces of one byte more.
+    How a file is packed its first bytes say; where they say nothing, its name does. A line that is longer than MAX_LINE
+    comes in pieces of one byte more.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
+        start = self._file.read(_MAGIC)
+        self._file.seek(0)
+        packed = next((suffix for suffix, begins in _BEGINS.items() if start.startswith(begins)), path.suffix)
         raw: io.RawIOBase = self._file
-        if path.suffix == ".gz":
+        if packed == ".gz":
             raw = _Unpacked(gzip.GzipFile(fileobj=self._file))
-        elif path.suffix == ".zst":
+        elif packed == ".zst":
             raw = _Unpacked(zstd.ZstdFile(cast(IO[bytes], self._file)))
-        self._read = functools.partial(io.BufferedReader(raw, _BUFFER).readline, MAX_LINE + 1)
+        self._stream = io.BufferedReader(raw, _BUFFER)
 
     def __enter__(self) -> Lines:
         return self
@@ -221,7 +228,9 @@ class Lines:
         self._file.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._read, b"")
+        if self._stream.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            self._stream.read(len(codecs.BOM_UTF8))
+        return iter(functools.partial(self._stream.readline, MAX_LINE + 1), b"")
 
     def batches(self, count: int) -> Iterator[list[bytes]]:
         """Up to ``count`` lines at a time. All that can be read comes before an error; of a line that is too long, its start."""
@@ -266,11 +275,20 @@ def read(
                 try:
                     found = events.decode(line, context, (str(path), number))
                 except events.DECODE_ERRORS as error:
-                    raise refuse(why_not(error), file=str(path), line=number) from None
+                    hint = spread(line) if number == 1 else ""
+                    raise refuse(why_not(error) + hint, file=str(path), line=number) from None
                 if found is not None:
                     yield found
     except READ_ERRORS as error:
         raise refuse(f"cannot be read: {error}", file=str(path)) from None
+
+
+def spread(line: bytes) -> str:
+    """What to do about a file whose first line is this, when that is no event: "" unless it is JSON of another form."""
+    start = line.strip()
+    if start.startswith(b"["):
+        return "; a JSON array: events stand one per line, as 'jq -c .[]' writes them"
+    return "; JSON over several lines: events stand one per line, as 'jq -c .' writes them" if start == b"{" else ""
 
 
 def why_not(error: Exception) -> str:

@@ -147,7 +147,9 @@ class History:
     def _forked(self, seen: _Seen) -> bool:
         """Whether it has executed nothing since its fork. One that executed again without a fork is its own parent by pid."""
         above = self._seen.get(seen.parent)
-        return seen.executed is None and "execve" in seen.flags and "clone" not in seen.flags and above is not None and above.pid != seen.pid
+        return (
+            seen.executed is None and "execve" in seen.flags and "clone" not in seen.flags and above is not None and above.pid != seen.pid
+        )
 
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""

@@ -466,7 +466,8 @@ class _File:
 
     def _bad(self, number: int, line: bytes, error: Exception) -> None:
         if line.strip():
-            self._skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, number, str(error))
+            hint = corpus.spread(line) if number == 1 else ""
+            self._skip(SHAPE if isinstance(error, msgspec.ValidationError) else TORN, number, f"{error}{hint}")
 
     def _replay(self, lines: Sequence[bytes]) -> None:
         first = self._line + 1
@@ -802,6 +803,8 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
 
 
 def _nothing(summary: Summary, file: str) -> str:
+    others = sum(one.others for one in summary.files if one.file == file)
     skipped = [one for one in summary.skipped if one.file == file]
     why = "; ".join(f"{one.count} lines skipped: {one.reason}, first line {one.line}: {one.detail}" for one in skipped)
-    return "holds no event of a hook: that policies stay quiet on it proves nothing" + (f" ({why})" if why else "")
+    holds = f"holds no event of a hook, but {others} of processes (exec, exit ...)" if others else "holds no event of a hook"
+    return f"{holds}: that policies stay quiet on it proves nothing" + (f" ({why})" if why else "")

@@ -280,14 +280,34 @@ def test_pods_are_told_apart(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "pack"),
-    [("a.jsonl", bytes), ("a.log", bytes), ("a.json.gz", gzip.compress), ("a.jsonl.zst", zstd.compress)],
-    ids=["plain", "as the agent names it", "gzip", "zstd"],
+    [
+        pytest.param("a.jsonl", bytes, id="plain"),
+        pytest.param("a.log", bytes, id="as the agent names it"),
+        pytest.param("a.json.gz", gzip.compress, id="gzip"),
+        pytest.param("a.jsonl.zst", zstd.compress, id="zstd"),
+        pytest.param("a.jsonl", gzip.compress, id="gzip under another name"),
+        pytest.param("a.jsonl.gz", bytes, id="plain under another name"),
+        pytest.param("a.jsonl", lambda text: text.replace(b"\n", b"\r\n"), id="line ends of Windows"),
+    ],
 )
 def test_recordings_are_unpacked(name: str, pack: Callable[[bytes], bytes], home: Path) -> None:
     content = lines(event("/etc"), event("/usr", 1))
     packed = pack(content[:99]) + pack(content[99:])
     (home / name).write_bytes(packed)
     assert replayed(home)[0].events == 2
+
+
+def test_a_byte_order_mark_is_no_event(home: Path) -> None:
+    (home / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(event(), event(second=1)))
+    summary, _unused = replayed(home)
+    assert (summary.events, summary.skipped) == (2, ())
+
+
+@pytest.mark.parametrize(("content", "hint"), [(b"[{},\n{}]", "'jq -c .[]'"), (b"{\n}\n", "'jq -c .'")], ids=["array", "indented"])
+def test_json_of_another_form_says_what_makes_it_events(content: bytes, hint: str, home: Path) -> None:
+    (home / "a.json").write_bytes(content)
+    (problem,) = refused(lambda: replayed(home))
+    assert hint in problem.message
 
 
 def test_a_directory_is_read_by_name_and_a_file_once(home: Path) -> None:
