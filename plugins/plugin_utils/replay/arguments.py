@@ -245,8 +245,9 @@ def decides(recorded: Declared, wanted: Declared, classic: bool, target: Target)
 def _wide_enough(recorded: str, wanted: str) -> bool:
     """An integer recorded with all 64 bits, or with as many as are compared, decides a narrower one; never a wider one.
 
-    syscall64 is left out: it holds a bit for the ABI beside the number.
+    syscall64 is left out: it holds a bit for the ABI beside the number. A capability is read as an int.
     """
+    recorded = "int" if recorded == "capability" else recorded
     if recorded not in filters.INTEGERS or wanted not in filters.INTEGERS or "syscall64" in (recorded, wanted):
         return False
     bits = 64 if recorded == "size_t" else filters.INTEGERS[recorded][0]

@@ -232,6 +232,10 @@ class _SockaddrUn(msgspec.Struct):
     path: str = ""
 
 
+class _Capability(msgspec.Struct):
+    value: int = 0
+
+
 class _Truncated(msgspec.Struct):
     bytes_arg: bytes = b""
 
@@ -273,6 +277,7 @@ _READERS: Mapping[str, Callable[[msgspec.Raw], Value]] = {
     "sockaddr_arg": _of(_Sockaddr, lambda one: Socket(family=one.family, saddr=one.addr, sport=one.port)),
     "sockaddrun_arg": _of(_SockaddrUn, lambda one: Socket(family=one.family, saddr=one.path)),
     **dict.fromkeys(("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"), _capabilities),
+    "capability_arg": _of(_Capability, lambda one: one.value),
     # R5.3: the kernel numbers the calls of a 32-bit ABI with bit 31 set.
     "syscall_id": _of(_Syscall, lambda one: one.id | (_ABI_32_BIT if one.abi in ("i386", "arm32") else 0)),
     "error_arg": _of(_Error, lambda one: ReadError(one.message or one.Message)),
@@ -435,7 +440,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
 }
 # What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
 _OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed", "bare_fork")
-_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces")
+_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces", "kept")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 
 

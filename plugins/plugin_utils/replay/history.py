@@ -109,6 +109,7 @@ class History:
 
     def _executed(self, process: Mapping[str, Any], time: int) -> None:
         seen = self._named(process)
+        seen.flags = frozenset(str(process.get("flags", "")).split())
         seen.executed, seen.older = time, "procFS" in seen.flags
         seen.capabilities = capabilities(process.get("cap"))
 
@@ -124,12 +125,19 @@ class History:
             known = self._known[process.exec_id] = self._constant(process.exec_id)
         time = nanoseconds(invocation.time)
         told = {key: value for key, value in known.items() if value is not None or key == "parent_executable"}
+        seen, kept = self._seen[process.exec_id], set()
+        comparable = self._starts_as_kept(seen)
         if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook):
+            if comparable and not any(one[0] < time for one in seen.credentials):
+                kept.add("capabilities")
             masks = self._capabilities(process.exec_id, time, process.thread)
             if masks is not None:
                 told |= {"capabilities": masks, "current_capabilities": True}
         if self._covered(_CAPABLE, invocation.hook) and self._stays(process.exec_id, time):
             told["current_namespaces"] = True
+            if comparable:
+                kept.add("namespaces")
+        told["kept"] = frozenset(kept)
         return replace(invocation, process=replace(process, **told))
 
     def _constant(self, exec_id: str) -> dict[str, Any]:
@@ -150,6 +158,12 @@ class History:
         return (
             seen.executed is None and "execve" in seen.flags and "clone" not in seen.flags and above is not None and above.pid != seen.pid
         )
+
+    def _starts_as_kept(self, seen: _Seen) -> bool:
+        """Whether what the agent keeps to compare changes with is what the process began with: at a fork and at the exec that
+        follows one, not at further execs (R2.7)."""
+        by_exec = seen.executed is not None and "clone" in seen.flags and not seen.older
+        return self._first is not None and seen.started >= self._first and (by_exec or self._forked(seen))
 
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""

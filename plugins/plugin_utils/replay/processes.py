@@ -58,9 +58,8 @@ def process_filters(selector: Mapping[str, Any], target: Target) -> list[Filter]
         elif entries:
             built.append(build(entries[0]))
     built += [_namespaces(raw) for raw in selector.get("matchNamespaces") or ()]
-    for key in ("matchNamespaceChanges", "matchCapabilityChanges"):
-        built += [undecidable(key, raw, f"{key} depends on what a recording does not hold") for raw in selector.get(key) or ()]
-    return built
+    changes = [(key, raw, what) for key, what in _CHANGES.items() for raw in (selector.get(key) or [])[:1]]
+    return [*built, *(_changes(key, raw, what, target) for key, raw, what in changes)]
 
 
 # --- executed files -------------------------------------------------------------------------------------------------
@@ -323,6 +322,31 @@ def _namespaces(raw: Mapping[str, Any]) -> Filter:
         evaluate,
         lambda invocation: None if (number := _inode(invocation, key)) is None else str(number),
     )
+
+
+_CHANGES = {"matchNamespaceChanges": "namespaces", "matchCapabilityChanges": "capabilities"}
+
+
+def _changes(key: str, raw: Mapping[str, Any], what: str, target: Target) -> Filter:
+    """R2.7: compared with what the agent keeps since the fork, the exec that follows it, and the last event that told a change.
+
+    Without a change neither operator holds. After one, only the agent knows whether an event, of any policy, has told it.
+    """
+    if not target.at_least("large"):
+        return undecidable(key, raw, f"{key} is refused below kernel 5.3")
+
+    def evaluate(invocation: Invocation) -> Truth:
+        if what in invocation.process.kept:
+            return FALSE
+        return unknown(
+            f"the recording does not show that the process's {what} never changed, and what the agent last told it keeps to itself"
+        )
+
+    def found(invocation: Invocation) -> str | None:
+        return "unchanged" if what in invocation.process.kept else None
+
+    subject = f"{what} since the process's start"
+    return Filter(key, subject, str(raw["operator"]), tuple(str(one) for one in raw.get("values") or ()), evaluate, found)
 
 
 # --- workloads ------------------------------------------------------------------------------------------------------

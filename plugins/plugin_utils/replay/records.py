@@ -112,7 +112,8 @@ class Process:
     ``executable`` and ``parent_executable`` are the files that were executed (``mm->exe_file``), which the JSON does
     not carry: None when unknown. ``namespaces`` maps a kind (``pid``, ``mnt``...) to (inode number, is the host's);
     ``current`` says that namespaces and capabilities were read at the hook and not at the last exec. ``bare_fork``: it has
-    executed nothing since it was forked, so the agent keeps no record of its parent's file.
+    executed nothing since it was forked, so the agent keeps no record of its parent's file. ``kept`` names what
+    (``capabilities``, ``namespaces``) nothing has changed since the fork, or the exec that followed it.
     """
 
     binary: str
@@ -133,6 +134,7 @@ class Process:
     current_namespaces: bool = False
     current_capabilities: bool = False
     bare_fork: bool = False
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

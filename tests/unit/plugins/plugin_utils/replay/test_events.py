@@ -337,7 +337,7 @@ def test_a_recording_vouches_for_nothing_by_itself(tmp_path: Path) -> None:
         pytest.param("e.jsonl", b"{}\n{\n", 2, "is not JSON", id="broken JSON"),
         pytest.param("e.jsonl", b"{}\n[]\n", 2, "is not a JSON object", id="a list"),
         pytest.param("e.jsonl", b"\xff\n", 1, "is not JSON", id="not UTF-8"),
-        pytest.param("e.jsonl.gz", b"{}\n", 0, "cannot be read", id="not gzip"),
+        pytest.param("e.jsonl.gz", b"no gzip\n", 0, "cannot be read", id="not gzip"),
         pytest.param("e.jsonl.gz", gzip.compress(b"{}\n" * 99)[:-9], 0, "cannot be read", id="gzip cut off"),
         pytest.param("e.jsonl", None, 0, "cannot be read", id="no file"),
     ],

@@ -520,6 +520,14 @@ def test_r2_3_14_a_narrow_recording_does_not_decide_a_wide_filter(recorded: str,
     assert fires(policy(ONE, types=wanted), call(1, types=recorded)) is expected
 
 
+def test_r2_3_14_a_capability_is_recorded_as_an_int() -> None:
+    recorded = decoded(
+        policy(types="capability"), {"function_name": "f", "args": [{"capability_arg": {"value": 21, "name": "CAP_SYS_ADMIN"}}]}
+    )
+    assert fires(policy(comparing("Equal", "21")), recorded) is True
+    assert fires(policy(comparing("Equal", "21"), types="uint64"), recorded) is None
+
+
 def test_r2_3_15_an_int_of_a_tracepoint_is_0_before_1_8() -> None:
     zero = policy(comparing("Equal", "0"), section="tracepoints")
     assert fires(zero, call(5, section="tracepoints")) is True
@@ -872,9 +880,27 @@ def test_r2_5_no_namespace_is_entered_without_a_check_for_sys_admin() -> None:
     ]
 
 
-@pytest.mark.parametrize("key", ["matchNamespaceChanges", "matchCapabilityChanges"])
-def test_r2_7_changes_are_not_decided(key: str) -> None:
-    assert key in why(policy({key: [{"operator": "In", "values": ["Mnt"]}]}), call(1, process=CHOWN))
+@pytest.mark.parametrize("operator", ["In", "NotIn"])
+@pytest.mark.parametrize(
+    ("key", "value", "cause"),
+    [("matchNamespaceChanges", "Mnt", "security_capable"), ("matchCapabilityChanges", "CAP_CHOWN", "commit_creds")],
+)
+def test_r2_7_nothing_that_never_changed_matches(key: str, value: str, cause: str, operator: str) -> None:
+    document = policy({key: [{"operator": operator, "values": [value]}]})
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+
+    def known(second: int, flags: str = "execve clone", recorders: list[Spec] | None = None) -> bool | None:
+        past = history.History([CREDENTIALS] if recorders is None else recorders)
+        past.add(changed("f", 1))
+        past.add(executed("c", "a", 3, "/c", flags, second=2))
+        past.add(changed(cause, 5))
+        return fires(document, past.complete(call(1, process=mine, time=f"2026-01-01T00:00:{second:02}Z")))
+
+    assert known(4) is False
+    assert known(6) is None
+    assert known(4, flags="execve") is None, "at an exec that follows no fork the agent keeps what it had"
+    assert known(4, recorders=[]) is None
+    assert "5.3" in why(document, call(1, process=mine), Target(tier="small"))
 
 
 CART = Process("/x", in_container=True, pod=Pod("shop", {"app": "cart"}, "main", "docker.io/library/cart"))
