@@ -440,7 +440,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
 }
 # What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
 _OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed", "bare_fork")
-_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces", "kept")
+_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces", "kept", "ancestors_alive")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 
 

@@ -29,6 +29,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 _CREDENTIALS = (Hook("kprobe", "commit_creds"),)
 _CAPABLE = (Hook("kprobe", "security_capable"), Hook("lsm", "capable"))
 _EXECUTIONS = (Hook("kprobe", "security_bprm_check"), Hook("lsm", "bprm_check_security"))
+_EXIT = "process_exit"
 _CAP_SYS_ADMIN = 21
 _PROCESS_FILTERS = frozenset(["matchBinaries", "matchParentBinaries", "matchPIDs", "macros"])
 _MAX_PIDS = 10
@@ -38,7 +39,7 @@ _MAX_PIDS = 10
 class _Seen:
     """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork.
 
-    ``flags`` are those of its events: one that was forked and has executed nothing shows ``execve`` without ``clone``.
+    ``last``: its last event, which may be that of its end. ``flags`` are those of its events: one that was forked and has executed nothing shows ``execve`` without ``clone``.
     """
 
     parent: str
@@ -51,6 +52,7 @@ class _Seen:
     capabilities: Mapping[str, int] | None = None
     credentials: list[tuple[int, int, Mapping[str, int]]] = field(default_factory=list)
     admin_checks: list[int] = field(default_factory=list)
+    last: int = 0
 
 
 class History:
@@ -73,12 +75,15 @@ class History:
         if "process_exec" in event:
             self._executed(event["process_exec"].get("process", {}), nanoseconds(str(event.get("time", ""))))
             return
-        key = next((one for one in EVENT_KINDS if one in event), None)
+        key = next((one for one in (*EVENT_KINDS, _EXIT) if one in event), None)
         if key is None:
             return
         body, time = event[key], nanoseconds(str(event.get("time", "")))
         process = body.get("process", {})
         seen = self._named(process)
+        seen.last = max(seen.last, time)
+        if key == _EXIT:
+            return
         self._first = time if self._first is None else min(self._first, time)
         hook = Hook(EVENT_KINDS[key], str(body.get("function_name", "")))
         if hook in _EXECUTIONS:
@@ -138,6 +143,7 @@ class History:
             if comparable:
                 kept.add("namespaces")
         told["kept"] = frozenset(kept)
+        told["ancestors_alive"] = self._alive(process.exec_id, time)
         return replace(invocation, process=replace(process, **told))
 
     def _constant(self, exec_id: str) -> dict[str, Any]:
@@ -225,6 +231,18 @@ class History:
             if len(pids) > _MAX_PIDS:
                 break
         return tuple(pids[1:])
+
+    def _alive(self, exec_id: str, time: int) -> int:
+        """How many of the pids above, the nearest first, had not ended: of each an event is at hand that came later."""
+        pids = [self._seen[exec_id].pid]
+        for _unused, seen in self._lineage(exec_id):
+            if seen is None or len(pids) > _MAX_PIDS:
+                break
+            if seen.pid != pids[-1]:
+                if seen.last < time:
+                    break
+                pids.append(seen.pid)
+        return len(pids) - 1
 
     def _capabilities(self, exec_id: str, time: int, thread: int) -> Mapping[str, int] | None:
         """Capabilities at this time. Other threads' changes, and a fork after a change, leave them unknown."""

@@ -197,12 +197,12 @@ def _followed_pids(process: Process, wanted: frozenset[int], inside: bool, negat
     """R2.1.5: up to 9 levels, as long as the ancestors between are alive; the direct parent's pid counts in any case."""
     if inside or process.ancestor_pids is None:
         return unknown("matchPIDs with followForks needs the pids of the process's ancestors")
-    above = process.ancestor_pids[:_MAX_LEVELS]
-    if above[:1] and above[0] in wanted:
-        return truth(not negated)
-    if any(pid in wanted for pid in above):
-        return unknown("the recording does not say whether the ancestors between still lived")
-    return truth(negated)
+    place = next((place for place, pid in enumerate(process.ancestor_pids[:_MAX_LEVELS]) if pid in wanted), None)
+    if place is None:
+        return truth(negated)
+    if place > process.ancestors_alive:
+        return unknown("the recording does not show that the ancestors between still lived")
+    return truth(not negated)
 
 
 # --- capabilities and namespaces ------------------------------------------------------------------------------------

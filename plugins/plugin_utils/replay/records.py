@@ -112,7 +112,8 @@ class Process:
     ``executable`` and ``parent_executable`` are the files that were executed (``mm->exe_file``), which the JSON does
     not carry: None when unknown. ``namespaces`` maps a kind (``pid``, ``mnt``...) to (inode number, is the host's);
     ``current`` says that namespaces and capabilities were read at the hook and not at the last exec. ``bare_fork``: it has
-    executed nothing since it was forked, so the agent keeps no record of its parent's file. ``kept`` names what
+    executed nothing since it was forked, so the agent keeps no record of its parent's file. Of ``ancestor_pids`` the
+    first ``ancestors_alive`` are known to have lived at the call. ``kept`` names what
     (``capabilities``, ``namespaces``) nothing has changed since the fork, or the exec that followed it.
     """
 
@@ -131,6 +132,7 @@ class Process:
     exec_id: str = ""
     thread: int = 0
     ancestor_pids: tuple[int, ...] | None = None
+    ancestors_alive: int = 0
     current_namespaces: bool = False
     current_capabilities: bool = False
     bare_fork: bool = False

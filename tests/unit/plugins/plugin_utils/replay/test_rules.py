@@ -263,6 +263,19 @@ def test_r2_1_5_follow_forks_walks_nine_levels(values: list[int], ancestors: tup
     assert fires(pids("In", *values, followForks=True), call(1, process=process)) is expected
 
 
+def test_r2_1_5_an_ancestor_is_reached_while_those_between_live() -> None:
+    def known(second: int) -> bool | None:
+        past = history.History()
+        for exec_id, parent, pid in (("a", "a", 1), ("b", "a", 2), ("c", "b", 3)):
+            past.add(executed(exec_id, parent, pid))
+        past.add({"process_exit": {"process": {"exec_id": "b", "parent_exec_id": "a", "pid": 2}}, "time": "2026-01-01T00:00:05Z"})
+        done = past.complete(call(1, process=Process("/x", pid=3, exec_id="c"), time=f"2026-01-01T00:00:{second:02}Z"))
+        return fires(pids("In", 1, followForks=True), done)
+
+    assert known(4) is True
+    assert known(6) is None
+
+
 def test_r2_1_5_inside_a_namespace_0_is_always_found() -> None:
     inside = Process("/x", pid=7, namespace_pid=70)
     host = Process("/x", pid=7, namespace_pid=0)
