@@ -39,7 +39,8 @@ _MAX_PIDS = 10
 class _Seen:
     """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork.
 
-    ``last``: its last event, which may be that of its end. ``flags`` are those of its events: one that was forked and has executed nothing shows ``execve`` without ``clone``.
+    ``last``: its last event, which may be that of its end. ``flags`` are those of its events: one that was forked and has executed
+    nothing shows ``execve`` without ``clone``.
     """
 
     parent: str

@@ -19,6 +19,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target impo
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.truth import FALSE, TRUE, Truth, truth, unknown
 
 Predicate = Callable[[Invocation], Truth]
+LACKS_OWN_FILE = "the recording lacks the executed file of the process"
+LACKS_PARENTS_FILE = "the recording lacks the executed file of the parent"
 _MAX_PIDS, _MISREAD_PIDS, _MAX_LEVELS, _MAX_NAMESPACE_VALUES = 4, 8, 9, 4
 
 
@@ -90,8 +92,7 @@ def _name_matcher(operator: str, values: Sequence[str], target: Target) -> Calla
 def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> Filter:
     """R2.2.1: the executed file is compared, not the name it was executed by."""
     values: Sequence[str] = raw.get("values") or ()
-    whose = "the process" if own else "the parent"
-    subject = f"executed file of {whose}"
+    subject = "executed file of " + ("the process" if own else "the parent")
 
     def executed(invocation: Invocation) -> str | None:
         process = invocation.process
@@ -116,7 +117,7 @@ def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> F
         if follow and ancestors is not None and any(one in listed for one in ancestors):  # R2.2.8
             return truth(not negated)
         if executable is None:
-            return unknown(f"the recording lacks the executed file of {whose}")
+            return unknown(LACKS_OWN_FILE if own else LACKS_PARENTS_FILE)
         if "\ufffd" in executable:
             return unknown("the recorded text lost bytes that are not UTF-8")
         if not follow:

@@ -32,6 +32,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Verdict
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.corpus import Recording
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.processes import LACKS_OWN_FILE, LACKS_PARENTS_FILE
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation, Process
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import (
     Counts,
@@ -52,7 +53,7 @@ _RECENT, _TELL = 1 << 14, 1 << 9
 _WHOLE_SECONDS = len("2026-11-21T22:30:36Z")
 _MAX_ARGUMENTS = 1 << 12
 _BATCH, _SPOOLED, _PATIENCE = 64, 1000, 0.2
-MAX_TOP = 10
+MAX_TOP, MAX_NAMED = 10, 5
 _DAY = 86400.0
 
 TORN = "is not JSON"
@@ -138,13 +139,15 @@ _States = tuple[tuple[int, bool | None], ...]
 class _Answer:
     """What all policies say of events that are alike, and how many of those one file holds."""
 
-    __slots__ = ("count", "fired", "said", "size", "sources", "states", "table")
+    __slots__ = ("count", "fired", "lacks_file", "lacks_parents", "said", "size", "sources", "states", "table")
 
     def __init__(self, table: _Table, states: _States, said: tuple[Said, ...]) -> None:
         self.table = table
         self.states = states
         self.said = said
         self.fired = tuple(number for number, state in states if state)
+        reasons = {reason for one in said for reason in one.reasons}
+        self.lacks_file, self.lacks_parents = LACKS_OWN_FILE in reasons, LACKS_PARENTS_FILE in reasons
         self.count = self.size = 0
         self.sources: dict[tuple[str, str, bytes], int] = {}
 
@@ -323,6 +326,7 @@ class _Part:
     spans: dict[str, tuple[int, str, str]] = field(default_factory=dict)
     overlap: Counter[tuple[int, ...]] = field(default_factory=Counter)
     recorders: Counter[str] = field(default_factory=Counter)
+    unknown_files: _Sources = field(default_factory=_Sources)
 
     def policy(self, number: int) -> _PolicyPart:
         return self.policies.setdefault(number, _PolicyPart())
@@ -351,6 +355,8 @@ class _Part:
             self.seen(node, count, first, last)
         self.overlap.update(other.overlap)
         self.recorders.update(other.recorders)
+        for name, count in other.unknown_files.counts.items():
+            self.unknown_files.add(name, count)
 
     def fold(self, file: str, answers: Sequence[_Answer]) -> None:
         """Add what one file holds of some answers, and set these back."""
@@ -620,6 +626,9 @@ class _File:
             answer.size += size
             source = (binary, parent, bytes(body.args)[:_MAX_ARGUMENTS])
             answer.sources[source] = answer.sources.get(source, 0) + 1
+        for lacks, name in ((answer.lacks_file, binary), (answer.lacks_parents, parent)):
+            if lacks and name:
+                self._part.unknown_files.add(name, 1)
         if self._entry is not None:
             for said in answer.said:
                 self._entry(Entry(said, self._file, number, body.process.exec_id, event.time, event.node_name, binary, parent, size))
@@ -795,6 +804,13 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
     if any(one.context.complete is None for one in job.recordings) and any(part.reasons for part in total.policies.values()):
         limit = f"{corpus.MAX_SURVEYED >> 20} MB"
         yield f"in a recording of more than {limit}, what events say of each other's processes was not looked for: smaller ones decide more"
+    files = total.unknown_files.top(MAX_NAMED + 1)
+    if files:
+        names = ", ".join(name for name, _unused in files[:MAX_NAMED]) + (" and more" if len(files) > MAX_NAMED else "")
+        yield (
+            f"no event shows which files were executed as {names}: where you know it, give apiary_executables, a map from such names to "
+            "files; any name that is not in it then stands for itself"
+        )
     for name, count in sorted(total.recorders.items()):
         yield (
             f"the policy {name!r} that recorded {count} events is not at hand: only arguments that say themselves what they are can be "

@@ -207,6 +207,15 @@ def test_what_cannot_be_decided_says_why(home: Path) -> None:
     assert [(one.said.fires, one.said.reasons) for one in entries] == [(False, (reason,))] * 2
 
 
+def test_programs_whose_file_is_not_known_are_named(home: Path) -> None:
+    selector = {"matchBinaries": [{"operator": "In", "values": ["/usr/bin/cat"]}]}
+    (home / "a.jsonl").write_bytes(lines(event(binary="/bin/sh"), event(second=1, binary="/bin/cat")))
+    document = {"kind": "TracingPolicy", "metadata": {"name": "p"}, "spec": {"kprobes": [{"call": "f", "selectors": [selector]}]}}
+    summary, _unused = replayed(home, [CompiledPolicy(document)])
+    (note,) = [one for one in summary.notes if "executables" in one]
+    assert "/bin/cat, /bin/sh" in note
+
+
 def test_volume_is_per_host_and_day(home: Path) -> None:
     there = [{**event("/etc", second), "node_name": "n2"} for second in (0, 20)]
     (home / "a.jsonl").write_bytes(lines(event("/etc", 0), event("/usr", 40), *there))
