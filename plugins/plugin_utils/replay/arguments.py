@@ -220,6 +220,8 @@ class Reader:
                 if decides(arg.declared, wanted, False, self._target):
                     return arg.value
         what = f"argument {wanted.index}" + (f" resolved as {wanted.resolve}" if wanted.resolve else "")
+        if any(not arg.declared.type for arg in invocation.args):
+            return unknown(f"the policy that recorded this is not at hand to tell {what} as {wanted.type}")
         return unknown(f"the recording lacks {what} as {wanted.type}")
 
     def _via_tracepoint(self) -> bool:

@@ -47,10 +47,8 @@ _NOT_KNOWN = Declared(-1, "")
 
 
 def by_prototype(hook: Hook, members: Sequence[str]) -> tuple[Declared, ...]:
-    """How the arguments of an event were declared whose values print as these members. Those that nobody can tell have no type;
-    nothing where that is all of them."""
+    """How the arguments of an event were declared whose values print as these members; those that nobody can tell have no type."""
     known = _PROTOTYPES.get(hook.name, ()) if hook.kind == "kprobe" else ()
     context = call_context(hook.name)
     found = {_MEMBERS[type_]: Declared(index, type_, context=context) for index, type_ in known}
-    read = tuple(found[one] if one in found and members.count(one) == 1 else _NOT_KNOWN for one in members)
-    return read if any(one.type for one in read) else ()
+    return tuple(found[one] if one in found and members.count(one) == 1 else _NOT_KNOWN for one in members)

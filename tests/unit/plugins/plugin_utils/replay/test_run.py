@@ -335,6 +335,7 @@ def test_events_of_a_recorder_that_is_not_at_hand_are_told(home: Path) -> None:
     assert summary.unknown_recorders == {"s": 1}
     assert any("'s'" in note for note in summary.notes)
     assert [(one.line, one.said.fires) for one in entries if one.said.policy == "etc"] == [(1, False), (2, True)]
+    assert entries[0].said.reasons == ("the policy that recorded this is not at hand to tell argument 0 as file",)
 
 
 def test_labels_say_what_an_unknown_recorder_declared(home: Path) -> None:
