@@ -83,7 +83,7 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     found = corpus.find(
         [Path(one) for one in arguments["corpus"]], corpus.recorders_of(recorders), arguments["executables"], arguments["at_hook"]
     )
-    recordings = told_more(found, recorders)
+    recordings = corpus.surveyed(told_more(found, recorders))
     policies = [CompiledPolicy(one.document, target(version, kernel), corpus.hooks(recordings)) for one in gathered.policies]
     if arguments["explain"]:
         return _explain(arguments, policies, recordings)
@@ -119,7 +119,7 @@ def _kernel(raw: Mapping[str, Any]) -> Kernel:
 
 
 def _explain(arguments: Mapping[str, Any], policies: Sequence[words.Explains], recordings: Sequence[corpus.Recording]) -> dict[str, Any]:
-    event = words.find(arguments["explain"], corpus.surveyed(recordings))
+    event = words.find(arguments["explain"], recordings)
     explained = words.explain(event, policies)
     told = words.as_json(event, explained)
     formats.write_reports(arguments, report=lambda out: out.write(json.dumps(told, indent=1) + "\n"))

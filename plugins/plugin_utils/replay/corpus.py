@@ -17,7 +17,7 @@ import io
 import itertools
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -148,23 +148,30 @@ def find(
 
 
 def hooks(recordings: Iterable[Recording]) -> frozenset[Hook]:
-    """The hooks that these recordings can hold events of, after the policies that recorded them."""
-    return frozenset(hook for one in recordings for declared in one.context.recorders.values() for hook in declared)
+    """The hooks that these recordings hold events of; of those that nobody has looked through, what their recorders declare."""
+    return frozenset(hook for one in recordings for hook in (_declared(one.context) if one.context.seen is None else one.context.seen))
+
+
+def _declared(context: Context) -> frozenset[Hook]:
+    return frozenset(hook for declared in context.recorders.values() for hook in declared)
 
 
 def surveyed(recordings: Sequence[Recording]) -> list[Recording]:
-    """The same recordings, with what the files of each directory together say of processes (see ``history``).
+    """The same recordings, with the hooks that they hold, and what the files of each directory together say of processes.
 
-    A directory of more than MAX_SURVEYED bytes, unpacked, stays as it is: what is known of processes takes memory.
+    Nothing is known of the processes of a directory of more than MAX_SURVEYED bytes, unpacked (see ``history``): that takes
+    memory. Of its hooks those count that its recorders declare.
     """
     by_context: dict[Context, list[Recording]] = {}
     for one in recordings:
         by_context.setdefault(one.context, []).append(one)
-    completed = {context: replace(context, complete=_survey(context, found)) for context, found in by_context.items()}
+    completed = {context: context if context.seen is not None else _survey(context, found) for context, found in by_context.items()}
     return [replace(one, context=completed[one.context]) for one in recordings]
 
 
-def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invocation], Invocation] | None:
+def _survey(context: Context, recordings: Sequence[Recording]) -> Context:
+    seen: set[Hook] = set()
+    too_large = replace(context, seen=_declared(context))
     left = MAX_SURVEYED - sum(one.path.stat().st_size for one in recordings)
     history = History(context.policies, context.executables)
     for one in recordings if left >= 0 else ():
@@ -174,12 +181,14 @@ def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invo
                 for line in lines:
                     left -= len(line)
                     if left < 0:
-                        return None
+                        return too_large
                     with contextlib.suppress(*events.DECODE_ERRORS, *_ODD):
+                        found = events.body_of(events.decode_line(line))
+                        seen |= {events.event_hook(*found)} if found is not None else set()
                         history.add(_parsed(line))
         except READ_ERRORS:
             continue  # the replay tells
-    return history.complete if left >= 0 else None
+    return replace(context, complete=history.complete, seen=frozenset(seen)) if left >= 0 else too_large
 
 
 def is_recording(file: Path) -> bool:

@@ -117,7 +117,8 @@ class Context:
     name "" stands for every policy that is not named. ``executables`` maps exec names to executed files where they
     differ; None says that it is not known, and then nothing that compares executables can be decided. ``at_hook`` says
     that namespaces are known to have been the same at the hook. ``policies`` are the recording policies themselves.
-    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``).
+    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``). ``seen`` are the
+    hooks that it has events of; None before somebody has looked.
     """
 
     recorders: Mapping[str, Declarations] = field(default_factory=dict)
@@ -125,6 +126,7 @@ class Context:
     at_hook: bool = False
     policies: tuple[Mapping[str, Any], ...] = ()
     complete: Callable[[Invocation], Invocation] | None = None
+    seen: frozenset[Hook] | None = None
 
     def declared(self, policy_name: str, hook: Hook) -> tuple[Sequence[Declared], Sequence[Declared]] | None:
         """The ``args`` and ``data`` of the policy that recorded an event; None when that policy is not known."""

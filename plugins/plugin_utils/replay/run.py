@@ -794,6 +794,8 @@ def _notes(job: _Job, total: _Part, agent_version: str) -> Iterator[str]:
     for file in total.files:
         if not file.events and not file.others:
             yield f"{file.file}: holds no event of a hook ({file.lines} lines): it says nothing about any policy"
+    for via in dict.fromkeys(one.via for policy in job.policies for hooks in policy.hooks.values() for one in hooks if one.via is not None):
+        yield f"{via.wanted} was not recorded: {via.recorded} stands for it ({via.source})"
     versions: dict[str, list[Recording]] = {}
     for recording in job.recordings:
         versions.setdefault(recording.agent_version, []).append(recording)

@@ -169,8 +169,20 @@ def test_a_recording_that_is_too_large_is_not_surveyed(narrow: list[CompiledPoli
     assert any("of more than 1 MB" in note for note in summary.notes)
 
 
-def test_the_hooks_of_a_recording_are_those_of_its_recorders() -> None:
-    assert Hook("lsm", "file_open") in corpus.hooks(corpus.find([CORPUS / "broad"]))
+def test_a_hook_that_stands_for_another_is_told(narrow: list[CompiledPolicy]) -> None:
+    found = corpus.surveyed(corpus.find([CORPUS / "broad" / "broad-lsm-file-open.jsonl.gz"]))
+    policies = [CompiledPolicy(documents.load(NARROW[0]).data, recorded=corpus.hooks(found))]
+    (note,) = run.replay(policies, found).notes
+    assert note.startswith("kprobe security_file_open was not recorded: lsm file_open stands for it (Linux security/security.c")
+
+
+def test_the_hooks_of_a_recording_are_those_that_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [CORPUS / "broad" / "broad-lsm-file-open.jsonl.gz"]
+    assert corpus.hooks(corpus.surveyed(corpus.find(alone))) == {Hook("lsm", "file_open")}
+    declared = corpus.hooks(corpus.find(alone))
+    assert declared > {Hook("lsm", "file_open"), Hook("kprobe", "security_file_open")}, "before anybody has looked"
+    monkeypatch.setattr(corpus, "MAX_SURVEYED", 1 << 10)
+    assert corpus.hooks(corpus.surveyed(corpus.find(alone))) == declared
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
