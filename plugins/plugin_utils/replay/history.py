@@ -54,6 +54,7 @@ class _Seen:
     credentials: list[tuple[int, int, Mapping[str, int]]] = field(default_factory=list)
     admin_checks: list[int] = field(default_factory=list)
     last: int = 0
+    node: str = ""
 
 
 class History:
@@ -67,30 +68,31 @@ class History:
         self._executables = executables
         self._recorded = _recorded_processes(recorders)
         self._seen: dict[str, _Seen] = {}
-        self._checks: dict[int, list[tuple[int, str, str]]] = {}  # by pid: time, exec id, path
+        self._checks: dict[tuple[str, int], list[tuple[int, str, str]]] = {}  # by node and pid: time, exec id, path
         self._known: dict[str, dict[str, Any]] = {}
-        self._first: int | None = None  # call of a hook
+        self._first: dict[str, int] = {}  # call of a hook, by node
 
     def add(self, event: Mapping[str, Any]) -> None:
         """One exported event, as JSON."""
+        node = str(event.get("node_name", ""))
         if "process_exec" in event:
-            self._executed(event["process_exec"].get("process", {}), nanoseconds(str(event.get("time", ""))))
+            self._executed(event["process_exec"].get("process", {}), nanoseconds(str(event.get("time", ""))), node)
             return
         key = next((one for one in (*EVENT_KINDS, _EXIT) if one in event), None)
         if key is None:
             return
         body, time = event[key], nanoseconds(str(event.get("time", "")))
         process = body.get("process", {})
-        seen = self._named(process)
+        seen = self._named(process, node)
         seen.last = max(seen.last, time)
         if key == _EXIT:
             return
-        self._first = time if self._first is None else min(self._first, time)
+        self._first[node] = min(self._first.get(node, time), time)
         hook = Hook(EVENT_KINDS[key], str(body.get("function_name", "")))
         if hook in _EXECUTIONS:
             path = next((one["linux_binprm_arg"].get("path", "") for one in body.get("args", ()) if "linux_binprm_arg" in one), "")
             if path and self._recorded.get(hook) is not None:
-                insort(self._checks.setdefault(seen.pid, []), (time, str(process.get("exec_id", "")), path))
+                insort(self._checks.setdefault((node, seen.pid), []), (time, str(process.get("exec_id", "")), path))
         elif hook in _CREDENTIALS:
             found = next((one["process_credentials_arg"] for one in body.get("args", ()) if "process_credentials_arg" in one), None)
             masks = capabilities((found or {}).get("caps"))
@@ -100,7 +102,7 @@ class History:
             if asked == _CAP_SYS_ADMIN:
                 insort(seen.admin_checks, time)
 
-    def _named(self, process: Mapping[str, Any]) -> _Seen:
+    def _named(self, process: Mapping[str, Any], node: str) -> _Seen:
         exec_id = str(process.get("exec_id", ""))
         found = self._seen.get(exec_id)
         if found is None:
@@ -110,11 +112,12 @@ class History:
                 str(process.get("binary", "")),
                 nanoseconds(str(process.get("start_time", ""))),
                 frozenset(str(process.get("flags", "")).split()),
+                node=node,
             )
         return found
 
-    def _executed(self, process: Mapping[str, Any], time: int) -> None:
-        seen = self._named(process)
+    def _executed(self, process: Mapping[str, Any], time: int, node: str) -> None:
+        seen = self._named(process, node)
         seen.flags = frozenset(str(process.get("flags", "")).split())
         seen.executed, seen.older = time, "procFS" in seen.flags
         seen.capabilities = capabilities(process.get("cap"))
@@ -170,7 +173,11 @@ class History:
         """Whether what the agent keeps to compare changes with is what the process began with: at a fork and at the exec that
         follows one, not at further execs (R2.7)."""
         by_exec = seen.executed is not None and "clone" in seen.flags and not seen.older
-        return self._first is not None and seen.started >= self._first and (by_exec or self._forked(seen))
+        return self._recorded_from_start(seen) and (by_exec or self._forked(seen))
+
+    def _recorded_from_start(self, seen: _Seen) -> bool:
+        """Whether its host's recording policies were there when it executed or was forked."""
+        return seen.node in self._first and seen.started >= self._first[seen.node]
 
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""
@@ -192,7 +199,7 @@ class History:
 
     def _checked(self, seen: _Seen) -> str | None:
         """The file of the last check before the exec, by the process that executed."""
-        checks = self._checks.get(seen.pid, [])
+        checks = self._checks.get((seen.node, seen.pid), [])
         place = bisect_left(checks, (seen.executed or 0, "", "")) - 1
         if place < 0:
             return None
@@ -254,7 +261,7 @@ class History:
         if changes:
             return changes[-1][2]
         if seen.executed is not None:
-            return seen.capabilities if self._first is not None and seen.started >= self._first else None
+            return seen.capabilities if self._recorded_from_start(seen) else None
         above = self._seen.get(seen.parent)
         if above is None or above.binary != seen.binary or any(one[0] < seen.started for one in above.credentials):
             return None
@@ -266,7 +273,7 @@ class History:
         if any(one < time for one in seen.admin_checks):
             return False
         if seen.executed is not None:
-            return self._first is not None and seen.started >= self._first
+            return self._recorded_from_start(seen)
         above = self._seen.get(seen.parent)
         return above is not None and above.binary == seen.binary and seen.parent != exec_id and self._stays(seen.parent, seen.started)
 

@@ -879,6 +879,16 @@ def test_r2_6_5_only_a_record_of_every_change_says_more_than_the_last_exec() -> 
     assert known([CREDENTIALS], 4, Process("/c", pid=3, thread=3, exec_id="c", in_container=True)) is None
 
 
+def test_r2_6_5_another_hosts_recording_began_at_a_time_of_its_own() -> None:
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+    past = history.History([CREDENTIALS])
+    stranger = {"exec_id": "x", "parent_exec_id": "y", "pid": 3, "tid": 3, "binary": "/x"}
+    past.add({"process_kprobe": {"process": stranger, "function_name": "f"}, "node_name": "other", "time": "2026-01-01T00:00:01Z"})
+    past.add({**executed("c", "a", 3, "/c", second=2, cap={"effective": ["CAP_CHOWN"]}), "node_name": "mine"})
+    past.add({**changed("f", 4), "node_name": "mine"})
+    assert fires(capabilities("In", "CAP_CHOWN"), past.complete(call(1, process=mine, time="2026-01-01T00:00:05Z"))) is None
+
+
 def test_r2_5_no_namespace_is_entered_without_a_check_for_sys_admin() -> None:
     process = Process("/c", pid=3, exec_id="c", namespaces=NAMESPACES)
     past = history.History([CREDENTIALS])
