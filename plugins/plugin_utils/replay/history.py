@@ -191,7 +191,9 @@ class History:
                     return None  # neither its exec nor what it was forked from is in the recording
                 exec_id = seen.parent
                 continue
-            found = None if seen.older else self._checked(seen)
+            if seen.older and seen.binary.startswith("/"):
+                return seen.binary  # R2.2.1: of processes older than itself the agent reads the file from /proc
+            found = self._checked(seen)
             if found is not None or self._executables is None or not seen.binary:
                 return found
             return self._executables.get(seen.binary, seen.binary)

@@ -343,6 +343,13 @@ def test_r2_2_1_the_executed_file_is_the_last_that_was_checked() -> None:
     assert past.executable("sh") is None
 
 
+def test_r2_2_1_of_an_older_process_the_file_is_shown() -> None:
+    past = history.History()
+    past.add(executed("sh", "init", 5, "/usr/bin/dash", "procFS"))
+    past.add(executed("kthread", "init", 6, "[kworker/0:1]", "procFS"))
+    assert (past.executable("sh"), past.executable("kthread")) == ("/usr/bin/dash", None)
+
+
 def test_r2_2_2_the_name_in_the_event_decides_nothing() -> None:
     assert fires(binaries("In", "/bin/sh"), call(1, process=Process("/bin/sh"))) is None
     assert fires(binaries("In", "/bin/sh"), call(1, process=Process("/bin/sh", executable="/usr/bin/dash"))) is False
