@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, parts, reading, run, verdicts
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Counts, Entry, Progress, Summary
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import Counts, Entry, Progress, Summary
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS, messages, refused
 
 if sys.version_info >= (3, 14):
@@ -249,7 +249,7 @@ def test_the_loudest_sources_come_first(home: Path) -> None:
 
 
 def test_sources_of_noise_are_bounded(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(run, "MAX_SOURCES", 4)
+    monkeypatch.setattr(parts, "MAX_SOURCES", 4)
     (home / "a.jsonl").write_bytes(lines(*[event("/etc", number, binary=f"/b{number}") for number in range(30)], event("/etc", 31)))
     noise = replayed(home, [policy("all")])[0].policies[0].noise
     assert len(noise["binary"]) <= 8
@@ -257,7 +257,7 @@ def test_sources_of_noise_are_bounded(monkeypatch: pytest.MonkeyPatch, home: Pat
 
 
 def test_answers_are_forgotten_and_found_again(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(run, "MAX_KEPT", 3)
+    monkeypatch.setattr(verdicts, "MAX_KEPT", 3)
     paths = [f"/p{number % 7}" for number in range(50)]
     (home / "a.jsonl").write_bytes(lines(*[event(path, number) for number, path in enumerate(paths)]))
     summary, _unused = replayed(home, [policy("p", opens("/p3"))])
@@ -404,11 +404,11 @@ def test_lines_that_cannot_be_read_are_skipped_and_counted(home: Path, monkeypat
     (home / "a.jsonl").write_bytes(content)
     summary, entries = replayed(home)
     assert skipped(summary) == {
-        run.TORN: (3, 2),
-        run.FOREIGN: (1, 3),
-        run.SHAPE: (3, 4),
-        run.DUPLICATE: (1, 6),
-        run.LONG: (1, 10),
+        reading.TORN: (3, 2),
+        reading.FOREIGN: (1, 3),
+        reading.SHAPE: (3, 4),
+        reading.DUPLICATE: (1, 6),
+        reading.LONG: (1, 10),
     }
     (file,) = summary.files
     assert (file.lines, file.events, file.others, file.skipped) == (14, 2, 1, 9)
@@ -419,7 +419,7 @@ def test_an_argument_of_another_shape_makes_its_line_unreadable_where_it_is_read
     broken = event("/etc", 1)
     broken["process_kprobe"]["args"] = [{"file_arg": None}]
     (home / "a.jsonl").write_bytes(lines(broken, event()))
-    assert skipped(replayed(home)[0]) == {run.SHAPE: (1, 1)}
+    assert skipped(replayed(home)[0]) == {reading.SHAPE: (1, 1)}
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd.compress)])
@@ -427,7 +427,7 @@ def test_a_packed_file_is_read_as_far_as_it_goes(name: str, pack: Callable[[byte
     (home / name).write_bytes(pack(lines(event())) + pack(lines(event("/etc", 1)))[:-9])
     summary, _unused = replayed(home)
     assert summary.events >= 1
-    assert run.UNREADABLE in skipped(summary)
+    assert reading.UNREADABLE in skipped(summary)
 
 
 def test_reordered_events_are_read_and_told(home: Path) -> None:
@@ -443,7 +443,7 @@ def test_an_event_that_comes_again_much_later_was_read_before(late: Sequence[int
     again, other = timed[3], {**event("/var", 3), "time": timed[3]["time"]}
     (home / "a.jsonl").write_bytes(lines(*content, again, other))
     summary, _unused = replayed(home)
-    assert skipped(summary) == {run.DUPLICATE: (1, 201)}
+    assert skipped(summary) == {reading.DUPLICATE: (1, 201)}
     assert (summary.events, summary.files[0].backwards) == (201, 1 + len(late) // 2)
     assert (summary.spans[0].first, summary.spans[0].last) == (timed[0]["time"], timed[-1]["time"])
 
