@@ -27,7 +27,7 @@ import msgspec
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import events
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import recorder
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import granted, recorder
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.events import Context, Declarations
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.history import History
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation
@@ -171,6 +171,7 @@ def surveyed(recordings: Sequence[Recording]) -> list[Recording]:
 
 def _survey(context: Context, recordings: Sequence[Recording]) -> Context:
     seen: set[Hook] = set()
+    context = replace(context, granted={one["metadata"]["name"]: granted(one) for one in context.policies})
     too_large = replace(context, seen=_declared(context))
     left = MAX_SURVEYED - sum(one.path.stat().st_size for one in recordings)
     history = History(context.policies, context.executables)

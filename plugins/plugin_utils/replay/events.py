@@ -40,6 +40,7 @@ _Raw = msgspec.Raw
 NOTHING = _Raw()
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
+_NOTHING_GRANTED: Mapping[Hook, frozenset[str]] = {}
 
 
 class ProcessRecord(msgspec.Struct, gc=False):
@@ -118,7 +119,7 @@ class Context:
     differ; None says that it is not known, and then nothing that compares executables can be decided. ``at_hook`` says
     that namespaces are known to have been the same at the hook. ``policies`` are the recording policies themselves.
     ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``). ``seen`` are the
-    hooks that it has events of; None before somebody has looked.
+    hooks that it has events of; None before somebody has looked. ``granted``: by recording policy and hook, see ``Invocation``.
     """
 
     recorders: Mapping[str, Declarations] = field(default_factory=dict)
@@ -127,6 +128,7 @@ class Context:
     policies: tuple[Mapping[str, Any], ...] = ()
     complete: Callable[[Invocation], Invocation] | None = None
     seen: frozenset[Hook] | None = None
+    granted: Mapping[str, Mapping[Hook, frozenset[str]]] = field(default_factory=dict)
 
     def declared(self, policy_name: str, hook: Hook) -> tuple[Sequence[Declared], Sequence[Declared]] | None:
         """The ``args`` and ``data`` of the policy that recorded an event; None when that policy is not known."""
@@ -178,6 +180,7 @@ def invocation(
         time=time,
         source=source,
         node_labels=_labels_decoder(node_labels) if node_labels else None,
+        granted=context.granted.get(body.policy_name, _NOTHING_GRANTED).get(hook, frozenset()),
     )
     if context.complete is None:
         return found

@@ -10,11 +10,11 @@ that may differ, the answer is undecidable. Rule ids name the behaviour of the r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import filters
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import FilePath, Invocation, Process, Value
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import FilePath, Invocation, Process, Value, token
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.truth import FALSE, TRUE, Truth, truth, unknown
 
@@ -42,6 +42,28 @@ def undecidable(kind: str, raw: Mapping[str, Any], reason: str) -> Filter:
     return Filter(kind, reason, str(raw.get("operator", "")), values, lambda invocation: unknown(reason), lambda invocation: None)
 
 
+_SETTLED = ("matchBinaries", "matchParentBinaries", "matchPIDs", "matchNamespaces", "matchCapabilities")
+
+
+def tokens(selector: Mapping[str, Any]) -> frozenset[str]:
+    """The filters on processes that a call has passed once this selector matched. Of several entries the agent may misread one."""
+    lone = [(key, selector[key][0]) for key in _SETTLED if len(selector.get(key) or ()) == 1]
+    return frozenset(token(key, raw) for key, raw in lone)
+
+
+def _unless_granted(kind: str, raw: Mapping[str, Any], made: Filter) -> Filter:
+    """The same filter, which holds where the policy that recorded the call has compared it already, at that very call."""
+    mine = token(kind, raw)
+
+    def match(invocation: Invocation) -> Truth:
+        return TRUE if mine in invocation.granted else made.match(invocation)
+
+    def found(invocation: Invocation) -> str | None:
+        return made.found(invocation) or ("one that the same filter of the recorder let through" if mine in invocation.granted else None)
+
+    return replace(made, match=match, found=found)
+
+
 def process_filters(selector: Mapping[str, Any], target: Target) -> list[Filter]:
     """Every filter of a selector that looks at the process, in the agent's order (R1.2)."""
     built: list[Filter] = []
@@ -52,14 +74,14 @@ def process_filters(selector: Mapping[str, Any], target: Target) -> list[Filter]
         if len(entries) > 1:
             built.append(undecidable(key, entries[0], f"{key} has more than one entry: the agent refuses it"))
         elif entries:
-            built.append(_binaries(key, entries[0], own, target))
+            built.append(_unless_granted(key, entries[0], _binaries(key, entries[0], own, target)))
     for key, build in (("matchPIDs", _pids), ("matchCapabilities", _capabilities)):
         entries = selector.get(key) or []
         if len(entries) > 1:  # R2.1.6, R2.6.4: the kernel misreads every entry after the first
             built.append(undecidable(key, entries[0], f"{key} has more than one entry: the agent misreads all but the first"))
         elif entries:
-            built.append(build(entries[0]))
-    built += [_namespaces(raw) for raw in selector.get("matchNamespaces") or ()]
+            built.append(_unless_granted(key, entries[0], build(entries[0])))
+    built += [_unless_granted("matchNamespaces", raw, _namespaces(raw)) for raw in selector.get("matchNamespaces") or ()]
     changes = [(key, raw, what) for key, what in _CHANGES.items() for raw in (selector.get(key) or [])[:1]]
     return [*built, *(_changes(key, raw, what, target) for key, raw, what in changes)]
 

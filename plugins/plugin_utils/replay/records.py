@@ -9,6 +9,7 @@ Facts about the agent's JSON come from its v1.7 exporter: values stand in the or
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,7 +142,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown."""
+    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown.
+
+    ``granted`` are the filters on processes that it has passed already, those of the policy that recorded it (see ``token``).
+    """
 
     hook: Hook
     process: Process
@@ -151,6 +155,12 @@ class Invocation:
     time: str = ""
     source: tuple[str, int] = ("", 0)
     node_labels: Mapping[str, str] | None = None
+    granted: frozenset[str] = frozenset()
+
+
+def token(kind: str, raw: Mapping[str, Any]) -> str:
+    """What tells one filter of a policy from others."""
+    return kind + json.dumps(raw, sort_keys=True)
 
 
 def hook_name(call: str) -> str:

@@ -37,7 +37,7 @@ class _WatchedProcess(Process):
 
 
 class _WatchedInvocation(Invocation):
-    """An invocation that holds its hook, its node's labels and its process, and notes what else is read."""
+    """An invocation that holds what all events of its hook and recorder share, and its process, and notes what else is read."""
 
     __slots__ = ("_plain", "_reads")
     _plain: Invocation
@@ -59,6 +59,7 @@ def _watched(plain: Invocation, known: Iterable[str], reads: set[str]) -> Invoca
         put(view, "_reads", reads)
     put(invocation, "hook", plain.hook)
     put(invocation, "node_labels", plain.node_labels)
+    put(invocation, "granted", plain.granted)
     put(invocation, "process", process)
     return invocation
 

@@ -219,6 +219,28 @@ def test_what_cannot_be_decided_says_why(home: Path) -> None:
     assert [(one.said.fires, one.said.reasons) for one in entries] == [(False, (reason,))] * 2
 
 
+FROM_SSHD: Mapping[str, Any] = {"matchBinaries": [{"operator": "In", "values": ["/usr/sbin/sshd"], "followChildren": True}]}
+
+
+@pytest.mark.parametrize(
+    ("recorder", "expected"),
+    [
+        pytest.param([FROM_SSHD], True, id="the same filter"),
+        pytest.param([{**FROM_SSHD, **opens("/etc")}, FROM_SSHD], True, id="in every selector"),
+        pytest.param([FROM_SSHD, opens("/etc")], None, id="in one selector"),
+        pytest.param([{"matchBinaries": [{"operator": "In", "values": ["/usr/sbin/sshd"]}]}], None, id="another"),
+        pytest.param([], None, id="none"),
+    ],
+)
+def test_what_the_recorder_has_compared_holds(recorder: list[dict[str, Any]], expected: bool | None, home: Path) -> None:
+    document = {**RECORDER, "spec": {"kprobes": [{**RECORDER["spec"]["kprobes"][0], "selectors": recorder}]}}
+    (home / "policies" / "r.yaml").write_text(json.dumps(document), encoding="utf-8")
+    (home / "a.jsonl").write_bytes(lines(event("/etc"), event("/usr", 1)))
+    summary, _unused = replayed(home, [policy("p", {**FROM_SSHD, **opens("/etc")})])
+    counts = summary.policies[0].total
+    assert (counts.fired, counts.quiet, counts.undecided) == ((1, 1, 0) if expected else (0, 1, 1))
+
+
 def test_programs_whose_file_is_not_known_are_named(home: Path) -> None:
     selector = {"matchBinaries": [{"operator": "In", "values": ["/usr/bin/cat"]}]}
     (home / "a.jsonl").write_bytes(lines(event(binary="/bin/sh"), event(second=1, binary="/bin/cat")))
