@@ -71,6 +71,7 @@ class History:
         self._checks: dict[tuple[str, int], list[tuple[int, str, str]]] = {}  # by node and pid: time, exec id, path
         self._known: dict[str, dict[str, Any]] = {}
         self._first: dict[str, int] = {}  # call of a hook, by node
+        self._held: set[tuple[str, Hook]] = set()
 
     def add(self, event: Mapping[str, Any]) -> None:
         """One exported event, as JSON."""
@@ -89,6 +90,7 @@ class History:
             return
         self._first[node] = min(self._first.get(node, time), time)
         hook = Hook(EVENT_KINDS[key], str(body.get("function_name", "")))
+        self._held.add((node, hook))
         if hook in _EXECUTIONS:
             path = next((one["linux_binprm_arg"].get("path", "") for one in body.get("args", ()) if "linux_binprm_arg" in one), "")
             if path and self._recorded.get(hook) is not None:
@@ -136,13 +138,13 @@ class History:
         told = {key: value for key, value in known.items() if value is not None or key == "parent_executable"}
         seen, kept = self._seen[process.exec_id], set()
         comparable = self._starts_as_kept(seen)
-        if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook):
+        if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook, seen.node):
             if comparable and not any(one[0] < time for one in seen.credentials):
                 kept.add("capabilities")
             masks = self._capabilities(process.exec_id, time, process.thread)
             if masks is not None:
                 told |= {"capabilities": masks, "current_capabilities": True}
-        if self._covered(_CAPABLE, invocation.hook) and self._stays(process.exec_id, time):
+        if self._covered(_CAPABLE, invocation.hook, seen.node) and self._stays(process.exec_id, time):
             told["current_namespaces"] = True
             if comparable:
                 kept.add("namespaces")
@@ -279,10 +281,11 @@ class History:
         above = self._seen.get(seen.parent)
         return above is not None and above.binary == seen.binary and seen.parent != exec_id and self._stays(seen.parent, seen.started)
 
-    def _covered(self, needed: Iterable[Hook], hook: Hook) -> bool:
-        """Whether one of these hooks was recorded for every process of which this hook was."""
+    def _covered(self, needed: Iterable[Hook], hook: Hook, node: str) -> bool:
+        """Whether one of these hooks was recorded for every process of which this hook was. A host without any event of it may
+        have its events in a file that is not here."""
         for one in needed:
-            processes = self._recorded.get(one)
+            processes = self._recorded.get(one) if (node, one) in self._held else None
             if processes is not None and processes in ("[]", self._recorded.get(hook)):
                 return True
         return False

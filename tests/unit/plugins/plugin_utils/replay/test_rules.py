@@ -886,6 +886,17 @@ def test_r2_6_5_only_a_record_of_every_change_says_more_than_the_last_exec() -> 
     assert known([CREDENTIALS], 4, Process("/c", pid=3, thread=3, exec_id="c", in_container=True)) is None
 
 
+def test_r2_6_5_a_hook_without_any_event_may_lie_in_a_file_that_is_missing() -> None:
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+    past = history.History([CREDENTIALS])
+    past.add(changed("f", 1))
+    past.add(executed("c", "a", 3, "/c", second=2, cap={"effective": ["CAP_CHOWN"]}))
+    done = past.complete(call(1, process=mine, time="2026-01-01T00:00:05Z"))
+    assert fires(capabilities("In", "CAP_CHOWN"), done) is None
+    assert not done.process.current_namespaces
+    assert not done.process.kept
+
+
 def test_r2_6_5_another_hosts_recording_began_at_a_time_of_its_own() -> None:
     mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
     past = history.History([CREDENTIALS])
