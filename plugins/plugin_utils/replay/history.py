@@ -181,6 +181,11 @@ class History:
         """Whether its host's recording policies were there when it executed or was forked."""
         return seen.node in self._first and seen.started >= self._first[seen.node]
 
+    def _origin(self, seen: _Seen) -> _Seen | None:
+        """What a bare fork was forked from; None where neither that nor the exec of a process that shows one is in the recording."""
+        above = self._seen.get(seen.parent)
+        return above if above is not None and above.binary == seen.binary and "clone" not in seen.flags else None
+
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""
         visited: set[str] = set()
@@ -188,9 +193,8 @@ class History:
             visited.add(exec_id)
             seen = self._seen[exec_id]
             if seen.executed is None:
-                above = self._seen.get(seen.parent)
-                if above is None or above.binary != seen.binary:
-                    return None  # neither its exec nor what it was forked from is in the recording
+                if self._origin(seen) is None:
+                    return None
                 exec_id = seen.parent
                 continue
             if seen.older and seen.binary.startswith("/"):
@@ -266,8 +270,8 @@ class History:
             return changes[-1][2]
         if seen.executed is not None:
             return seen.capabilities if self._recorded_from_start(seen) else None
-        above = self._seen.get(seen.parent)
-        if above is None or above.binary != seen.binary or any(one[0] < seen.started for one in above.credentials):
+        above = self._origin(seen)
+        if above is None or any(one[0] < seen.started for one in above.credentials):
             return None
         return self._capabilities(seen.parent, seen.started, above.pid) if seen.parent != exec_id else None
 
@@ -278,8 +282,7 @@ class History:
             return False
         if seen.executed is not None:
             return self._recorded_from_start(seen)
-        above = self._seen.get(seen.parent)
-        return above is not None and above.binary == seen.binary and seen.parent != exec_id and self._stays(seen.parent, seen.started)
+        return self._origin(seen) is not None and seen.parent != exec_id and self._stays(seen.parent, seen.started)
 
     def _covered(self, needed: Iterable[Hook], hook: Hook, node: str) -> bool:
         """Whether one of these hooks was recorded for every process of which this hook was. A host without any event of it may

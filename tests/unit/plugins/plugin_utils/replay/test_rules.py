@@ -368,6 +368,14 @@ def test_r2_2_3_a_fork_is_what_its_parent_is() -> None:
     assert past.executable("fork") == "/usr/bin/dash"
 
 
+def test_r2_2_3_a_process_that_executed_what_its_parent_did_is_no_fork() -> None:
+    past = history.History(executables={"/bin/sh": "/usr/bin/dash"})
+    past.add(executed("sh", "init", 5, "/bin/sh"))
+    process = {"exec_id": "lost", "parent_exec_id": "sh", "pid": 6, "binary": "/bin/sh", "flags": "execve clone"}
+    past.add({"process_kprobe": {"process": process, "function_name": "f"}, "time": "2026-01-01T00:00:02Z"})
+    assert past.executable("lost") is None
+
+
 def test_r2_2_4_names_are_compared_byte_by_byte_up_to_255() -> None:
     long = "/" + "x" * 299
     assert fires(binaries("In", long[:255]), call(1, process=Process("/x", executable=long))) is True
