@@ -443,7 +443,7 @@ class Cluster:
         self.wait((self.directory / "net.up").exists, "the network namespace", 30)
 
     def _start_kwok(self) -> None:
-        self._crds([_crd("kwok.x-k8s.io", "Stage", "stages", "Cluster")])
+        self._crds([_crd("kwok.x-k8s.io", "Stage", "stages", "Cluster"), _crd("kwok.x-k8s.io", "Exec", "execs", "Namespaced")])
         self._dead(lambda dead: dead)
         configuration = {
             "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
@@ -453,18 +453,22 @@ class Cluster:
                 "cidr": f"{net.PODS.rpartition('.')[0]}.1/9",
                 "manageAllNodes": True,
                 "nodeLeaseDurationSeconds": 0,
-                "enableCRDs": ["Stage"],
+                "enableCRDs": ["Stage", "Exec"],
+                "enableDebuggingHandlers": True,
             },
         }
         _write(self.directory / "kwok.yaml", json.dumps(configuration))
-        arguments = f"--kubeconfig={self.directory}/kwok.kubeconfig --config={self.directory}/kwok.yaml --server-address=0.0.0.0:10247"
-        self._start("kwok", arguments)
+        arguments = (
+            f"--kubeconfig={self.directory}/kwok.kubeconfig --config={self.directory}/kwok.yaml --server-address=0.0.0.0:10247"
+            f" --tls-cert-file={self.directory}/apiserver.crt --tls-private-key-file={self.directory}/apiserver.key"
+        )
+        self._start("kwok", arguments, path=f"{HERE}/bin:{Path(sys.executable).parent}:/usr/bin:/bin")
 
-    def _start(self, name: str, arguments: str, command: Sequence[str] = ()) -> None:
+    def _start(self, name: str, arguments: str, command: Sequence[str] = (), path: str = "") -> None:
         if not self.pid(name):
-            self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()])
+            self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()], path)
 
-    def _spawn(self, name: str, command: Sequence[str], **options: Any) -> None:
+    def _spawn(self, name: str, command: Sequence[str], path: str = "", **options: Any) -> None:
         """Start a process of the cluster; its environment tells that it is ours."""
         with (self.directory / f"{name}.log").open("ab") as log:
             started = subprocess.Popen(
@@ -473,7 +477,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
+                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
                 **options,
             )
         _write(self.directory / f"{name}.pid", str(started.pid))

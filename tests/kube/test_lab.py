@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -204,6 +205,28 @@ def test_a_dead_node_holds_its_pods_and_comes_back(cluster: Cluster, namespace: 
     assert dead and not any(ready(pod) for pod in dead)
     cluster.revive_nodes(["node-0001"])
     rolled(cluster, namespace)
+
+
+def test_the_client_in_a_pod_tells_what_metrics_do_not(cluster: Cluster, namespace: str) -> None:
+    text = (
+        "kind: TracingPolicy\nmetadata: {name: shut}\nspec: {options: [{name: policy-mode, value: MODE}], kprobes: [{action: Sigkill}]}\n"
+    )
+    data = {mode: text.replace("MODE", mode).replace("shut", mode) for mode in ("enforce", "monitor")}
+    cluster.faults({"policy": "enforce", "events": 100, "blocks": 50})
+    cluster.apply(config(namespace, "modes", {**data, **policies("watch")}), agents(namespace, "modes", "canary"))
+    rolled(cluster, namespace)
+    name = pods(cluster, namespace)[0]["metadata"]["name"]
+    command = ["exec", "-n", namespace, name, "-c", "tetragon", "--", "tetra", "tracingpolicy", "list", "-o", "json"]
+    time.sleep(1)
+    listed = {one["name"]: one for one in json.loads(cluster.kubectl(*command))["policies"]}
+    assert {name: one["mode"] for name, one in listed.items()} == {
+        "enforce": "TP_MODE_ENFORCE",
+        "monitor": "TP_MODE_MONITOR",
+        "watch": "TP_MODE_MONITOR_ONLY",
+    }
+    counters = listed["enforce"]["stats"]["action_counters"]
+    assert 0 < int(counters["signal"]) <= int(counters["post"])
+    assert "does not know" in cluster.kubectl(*command[:-3], check=False)
 
 
 def test_clients_outlive_the_api_server(cluster: Cluster, namespace: str) -> None:
