@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -282,3 +284,17 @@ def test_up_leaves_alone_what_runs(cluster: Cluster) -> None:
     before = [cluster.pid(name) for name in ("net", "etcd", "kube-apiserver", "kwok", "agents")]
     cluster.up()
     assert [cluster.pid(name) for name in ("net", "etcd", "kube-apiserver", "kwok", "agents")] == before
+
+
+def test_clusters_run_side_by_side_and_leave_nothing(cluster: Cluster, namespace: str, new_cluster: Callable[[], Cluster]) -> None:
+    other = new_cluster()
+    other.nodes(3, {"canary": 2})
+    other.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    install(other, namespace, "there")
+    install(cluster, namespace, "here")
+    for one, policy in ((other, "there"), (cluster, "here")):
+        for pod in pods(one, namespace):
+            assert set(metrics.by_label(scrape(one, pod), "tracingpolicy_kernel_memory_bytes", "policy")) == {policy}
+    processes = [other.pid(name) for name in other.usage()]
+    other.down()
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
