@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 NEEDED = {"README.md", "LICENSE", "requirements.txt", "meta/runtime.yml", "meta/execution-environment.yml", "playbooks/rollout.yml"}
+NEEDED |= {"charts/apiary/Chart.yaml", "charts/apiary/values.schema.json", "charts/apiary/files/agent.sh", "charts/apiary/platforms/eks.yaml"}
 KEPT_OUT = ("tests/", "tools/", "molecule/", ".", "Makefile", "pyproject.toml", "changelogs/fragments/")
 
 

@@ -57,7 +57,7 @@ class Pod:
     def environment(self) -> dict[str, str]:
         root = self.node.path
         return {
-            "PATH": f"{self.node.bin}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.node.bin}:{self.node.tools}",
             "POD_UID": self.uid,
             "STANDIN_ROOT": str(root),
             "STANDIN_RUN_DIR": "/" + str((self.home / "tetragon").relative_to(root)),
@@ -69,6 +69,7 @@ class Pod:
             "APIARY_PROC": str(root / "proc"),
             "APIARY_EXPORT": str(root / "export"),
             "APIARY_TICK": "0.1",
+            **({"APIARY_ADOPT": "yes"} if self.node.adopt else {}),
         }
 
     def verb(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -146,6 +147,8 @@ class Node:
         self.bpffs = self.path / "sys/fs/bpf"
         self.run = self.path / "run/apiary"
         self.bin = self.path / "bin"
+        self.tools = "/usr/sbin:/usr/bin:/sbin:/bin"
+        self.adopt = False
         self.pods: list[Pod] = []
         for directory in (self.bpffs, self.bin, self.path / "export"):
             directory.mkdir(parents=True)
@@ -163,6 +166,7 @@ class Node:
         return self
 
     def __exit__(self, *_unused: object) -> None:
+        self.host.__exit__()
         for pod in self.pods:
             if pod.process is not None:
                 pod.kill()

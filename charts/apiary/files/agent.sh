@@ -82,9 +82,20 @@ lacking() { # what is not as the set wants it, in words; $1: the mode of what wa
     done <"$set/policies.tsv"
 }
 
-others() { # pin directories of other instances
+others() { # pin directories of other instances, and of upstream's agent where it is to be taken over from
     local one
-    for one in "$bpffs"/apiary-$instances; do [ "$one" = "${pins:-}" ] || echo "$one"; done
+    for one in "$bpffs"/apiary-$instances ${APIARY_ADOPT:+"$bpffs"/tetragon}; do
+        [ ! -d "$one" ] || [ "$one" = "${pins:-}" ] || echo "$one"
+    done
+}
+
+upstream_runs() { # whether an agent that is none of ours runs on the node
+    local file words
+    for file in "$proc"/[0-9]*/cmdline; do
+        words=$(tr '\0' ' ' <"$file" 2>/dev/null) || continue
+        [[ $words =~ (^|[ /])tetragon' ' && $words != *apiary-* ]] && return 0
+    done
+    return 1
 }
 
 begin() { # a new instance, seen by others only once its lock is held
@@ -193,6 +204,11 @@ tidy() { # what dead instances left goes; returns 0 if there was any
         found=0
         say "$name is gone: its pins and its run directory are removed"
     done
+    if [ -n "${APIARY_ADOPT:-}" ] && [ -d "$bpffs/tetragon" ] && ! upstream_runs; then
+        rm -rf "$bpffs/tetragon" "$bpffs/tetragon_old"
+        found=0
+        say "upstream's agent is gone: its pins are removed"
+    fi
     return "$found"
 }
 
