@@ -302,6 +302,15 @@ def test_upstreams_agent_is_taken_over_from_without_a_gap(node: Node) -> None:
     assert "upstream's agent is gone: its pins are removed" in pod.log
 
 
+def test_a_set_without_policies_takes_over_too_and_what_was_enforced_ends(node: Node) -> None:
+    old, new = node.pod(POLICIES), node.pod([])
+    old.start().wait_ready()
+    new.start().wait_ready()
+    assert old.stop() == 0
+    node.settled(new)
+    assert set(forbidden(node).values()) == {"allowed"}
+
+
 def test_the_tools_of_the_agents_image_are_enough(node: Node) -> None:
     """That image is Alpine's: bash and busybox. Debian's busybox has no flock, Alpine's has."""
     tools = node.path / "tools"

@@ -91,7 +91,7 @@ others() { # pin directories of other instances, and of upstream's agent where i
 
 upstream_runs() { # whether an agent that is none of ours runs on the node
     local file words
-    for file in "$proc"/[0-9]*/cmdline; do
+    for file in $(grep -la tetragon "$proc"/[0-9]*/cmdline 2>/dev/null); do
         words=$(tr '\0' ' ' <"$file" 2>/dev/null) || continue
         [[ $words =~ (^|[ /])tetragon' ' && $words != *apiary-* ]] && return 0
     done
