@@ -30,6 +30,8 @@ from standin.kernel import Caller, Kernel  # noqa: E402
 SCRIPT = Path(__file__).parents[2] / "charts/apiary/files/agent.sh"
 __all__ = ["DENIED", "KILL", "LAB", "LSM", "OPTIONS", "SCRIPT", "Node", "Pod", "Seen", "deny"]
 DENIED = {"/secret": "denied", "/kill": "killed", "/lsm": "denied"}
+# As tests/lab: with $STANDIN_BPFFS set, in a mount namespace of one's own, pins are real and bpftool is the real one.
+REAL_BPFFS = bool(os.environ.get("STANDIN_BPFFS"))
 OPTIONS = {
     "gops-address": "",
     "health-server-address": "",
@@ -155,10 +157,13 @@ class Node:
         for name in ("self", "1"):
             (self.path / "proc" / name).mkdir(parents=True)
             (self.path / "proc" / name / "mounts").write_text(f"bpf {self.bpffs} bpf rw 0 0\n", encoding="utf-8")
+        if REAL_BPFFS:
+            subprocess.run(["mount", "-t", "bpf", "bpf", str(self.bpffs)], check=True)
         for program in ("tetragon", "tetra", "bpftool"):
-            path = self.bin / program
+            real = shutil.which(program) if REAL_BPFFS and program == "bpftool" else BIN / program
             interpreter = f"{sys.executable} " if program == "tetragon" else ""
-            path.write_text(f'#!/bin/sh\nexec {interpreter}{BIN / program} "$@"\n', encoding="utf-8")
+            path = self.bin / program
+            path.write_text(f'#!/bin/sh\nexec {interpreter}{real} "$@"\n', encoding="utf-8")
             path.chmod(0o755)
         self.host.faults(load_seconds=0)
 
@@ -189,9 +194,13 @@ class Node:
         self.pods.append(made)
         return made
 
+    def bpftool(self, *words: str) -> str:
+        environment = {**os.environ, "STANDIN_ROOT": str(self.path)}
+        return subprocess.run([str(self.bin / "bpftool"), *words], env=environment, capture_output=True, text=True, check=True).stdout
+
     @property
     def pins(self) -> list[str]:
-        return sorted(path.name for path in self.bpffs.iterdir())
+        return sorted(path.name for path in self.bpffs.iterdir() if path.is_dir())
 
     @property
     def active(self) -> str:

@@ -232,13 +232,13 @@ def test_stale_verdicts_of_threads_that_are_gone_are_cleared(node: Node) -> None
     pod = node.pod(POLICIES)
     pod.start().wait_ready()
     (tasks,) = (node.bpffs / node.pins[0] / "deny-1").rglob("override_tasks")
-    with tasks.open("ab") as file:
-        file.write((77 << 32 | 77).to_bytes(8, "little") + (-1).to_bytes(4, "little", signed=True))
+    thread = [str(byte) for byte in (77 << 32 | 77).to_bytes(8, "little")]
+    node.bpftool("map", "update", "pinned", str(tasks), "key", *thread, "value", "255", "255", "255", "255")
     other = node.pod(POLICIES)
     node.host.faults(load_seconds=0, fail_load=["lsm-1"])
     assert other.start().wait_end() == 1  # once it is gone, the one in charge tidies up
     pod.wait_log("1 stale override entries cleared")
-    assert len(tasks.read_bytes()) == 4
+    assert json.loads(node.bpftool("-j", "map", "dump", "pinned", str(tasks))) == []
 
 
 def test_clean_removes_everything_once_no_pod_is_there(node: Node) -> None:

@@ -91,10 +91,10 @@ others() { # pin directories of other instances, and of upstream's agent where i
 
 upstream_runs() { # whether an agent that is none of ours runs on the node
     local file words
-    for file in $(grep -la tetragon "$proc"/[0-9]*/cmdline 2>/dev/null); do
+    while read -r file; do
         words=$(tr '\0' ' ' <"$file" 2>/dev/null) || continue
         [[ $words =~ (^|[ /])tetragon' ' && $words != *apiary-* ]] && return 0
-    done
+    done < <(grep -la tetragon "$proc"/[0-9]*/cmdline 2>/dev/null)
     return 1
 }
 
