@@ -57,7 +57,7 @@ need_bpffs() { # pins on anything but the node's own BPF file system would vanis
 
 list() { # what the agent runs, into listed: namespace/name -> "state mode". Its JSON may have spaces anywhere
     local text name line
-    text=$("${client[@]}" --timeout 20s tracingpolicy list -o json 2>/dev/null) || return 1
+    text=$("${client[@]}" --timeout 60s tracingpolicy list -o json 2>/dev/null) || return 1
     text=${text//[[:space:]]/}
     listed=()
     while read -r line; do
