@@ -221,10 +221,11 @@ entries() { # every entry of every override_tasks map, as the command that delet
 }
 
 purge() { # entries that outlive half a second belong to threads that are gone; a map full of them denies nothing any more
-    entries >"$mine/entries"
+    entries | sort >"$mine/entries"
     [ -s "$mine/entries" ] || return 0
     sleep 0.5
-    entries | grep -Fxf "$mine/entries" >"$mine/stale" || return 0
+    comm -12 "$mine/entries" <(entries | sort) >"$mine/stale"
+    [ -s "$mine/stale" ] || return 0
     bpftool batch file "$mine/stale" >/dev/null 2>&1 || return 1 # one of them was alive after all
     say "$(wc -l <"$mine/stale") stale override entries cleared"
 }
