@@ -126,7 +126,7 @@ start_agent() {
         --server-address "unix://$mine/tetragon.sock" \
         ${APIARY_EXPORT:+--export-filename "$APIARY_EXPORT/$POD_UID.log"} {lock}>&- {loading}>&- &
     agent=$!
-    until list; do
+    until [ -S "$mine/tetragon.sock" ] && list; do
         kill -0 "$agent" 2>/dev/null || die "the agent ended while it started; its own lines say why"
         nap 0.2
     done
