@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # agent.sh run | ready | live | clean: what a pod of this chart does on its node, with nothing but the agent's own image.
 #
 # "run" starts the agent without policies, loads each of them from the pod's ConfigMap, and then takes over from whatever
