@@ -116,12 +116,11 @@ def _wanted(arguments: Mapping[str, Any], inside: str, wanted: environment.Envir
 
 
 def _cluster(name: str, variables: Mapping[str, Any]) -> layout.Cluster:
-    return layout.Cluster(
-        name=name,
-        groups=tuple(variables["group_names"]),
-        namespace=variables.get("apiary_kube_namespace", "tetragon"),
-        release=variables.get("apiary_kube_release", "apiary"),
-        values=tuple(variables.get("apiary_kube_values", ())),
-        kube_version=variables.get("apiary_kube_version", ""),
-        helm=variables.get("apiary_helm", "helm"),
-    )
+    names = {
+        "namespace": "apiary_kube_namespace",
+        "release": "apiary_kube_release",
+        "kube_version": "apiary_kube_version",
+        "helm": "apiary_helm",
+    }
+    given = {field: str(variables[variable]) for field, variable in names.items() if variable in variables}
+    return layout.Cluster(name=name, groups=tuple(variables["group_names"]), values=tuple(variables.get("apiary_kube_values", ())), **given)

@@ -22,8 +22,8 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def template(cluster: Cluster, chart: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objects of a cluster's release: its own values files first, then ``values``. Raises Refused with what Helm says."""
     command = [cluster.helm, "template", cluster.release, str(chart), "--namespace", cluster.namespace]
-    command += [part for file in cluster.values for part in ("--values", file)] + ["--values", "-"]
-    command += ["--kube-version", cluster.kube_version] if cluster.kube_version else []
+    command += ["--kube-version", cluster.kube_version, "--no-hooks"]
+    command += [part for file in (*cluster.values, "-") for part in ("--values", file)]
     try:
         run = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     except OSError as error:

@@ -47,14 +47,17 @@ Files = dict[str, str]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster of the inventory. ``values`` are files for the chart, under ours."""
+    """A cluster of the inventory. ``values`` are files for the chart, under ours.
+
+    ``kube_version`` is the Kubernetes to render for. It is always named: the one that a Helm has built in differs.
+    """
 
     name: str
     groups: tuple[str, ...]
     namespace: str = "tetragon"
     release: str = "apiary"
     values: tuple[str, ...] = ()
-    kube_version: str = ""
+    kube_version: str = "1.30"
     helm: str = "helm"
 
     def __post_init__(self) -> None:
@@ -114,7 +117,7 @@ def values(cluster: Cluster, rings: Sequence[Ring], bundle: Bundle) -> dict[str,
 
 def render(cluster: Cluster, rings: Sequence[Ring], bundle: Bundle, objects: Iterable[Document]) -> Rendered:
     """Put the objects that the chart makes of ``values`` where they belong. Raises Refused for a chart that has no such rings."""
-    objects = [one for one in objects if "helm.sh/hook" not in _annotations(one)]
+    objects = list(objects)
     configmaps = {one["metadata"]["name"]: one for one in objects if one["kind"] == "ConfigMap"}
     daemonsets = {one["metadata"]["labels"][RING]: one for one in objects if one["kind"] == "DaemonSet" and RING in _labels(one)}
     missing = [ring.name for ring in rings if ring.name not in daemonsets]
@@ -276,13 +279,15 @@ def _ring(ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Seque
 
 
 def _set(configmap: Document, bundle: Bundle) -> tuple[str, Files]:
-    """A ConfigMap whose values are texts of several lines, as a directory with a file for each; policies lie by category and severity."""
+    """A ConfigMap whose values are texts of several lines, as a directory with a file for each; policies lie by category and severity.
+
+    The namespace is left to the ring's kustomization, so that clusters share a set.
+    """
     places = {one["file"]: _place(one) for one in bundle.manifest["policies"]}
     files = {f"{places[key]}/{key}" if key in places else key: text for key, text in configmap["data"].items()}
     metadata = configmap["metadata"]
     generator = {
         "name": metadata["name"],
-        "namespace": metadata["namespace"],
         "files": sorted(files),
         "options": {
             "disableNameSuffixHash": True,

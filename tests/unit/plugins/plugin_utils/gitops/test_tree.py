@@ -96,8 +96,7 @@ def chart(values: Mapping[str, Any]) -> list[dict[str, Any]]:
             "spec": {"template": {"spec": {"affinity": {"rule": rule}, "volumes": volumes}}},
         }
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "apiary", "namespace": "tetragon"}}
-    hook = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "test", "annotations": {"helm.sh/hook": "test"}}}
-    return [account, hook, *objects.values()]
+    return [account, *objects.values()]
 
 
 def wanted(root: Path, made: Bundle, clusters: Sequence[Cluster] = (ONE,), rings: Sequence[Ring] = RINGS) -> tree.Wanted:
@@ -320,7 +319,7 @@ def test_no_two_applications_own_the_same_object(root: Path) -> None:
         used = {volume["configMap"]["name"] for volume in daemonset["spec"]["template"]["spec"]["volumes"]}
         assert {("ConfigMap", one) for one in used} <= set(owned)
     owned += [(one["kind"], one["metadata"]["name"]) for one in map(yaml.safe_load, content(root / "common/us-1").values())]
-    assert len(owned) == len(set(owned)) and ("ServiceAccount", "apiary") in owned and ("Pod", "test") not in owned
+    assert len(owned) == len(set(owned)) and ("ServiceAccount", "apiary") in owned
 
 
 def test_the_truth_of_a_ring_is_managed_without_its_content(root: Path) -> None:
