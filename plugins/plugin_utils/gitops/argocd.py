@@ -19,6 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical
 HEALTH = Path(__file__).with_name("health.lua")
 CLUSTER = "apiary.dev/cluster"
 STEP = "apiary.dev/step"
+NAMESPACE = "apiary.dev/namespace"
 # An object that outlives the revision it came with, as helm.sh/resource-policy: keep says to Helm.
 KEPT = {"argocd.argoproj.io/sync-options": "Prune=false", "argocd.argoproj.io/compare-options": "IgnoreExtraneous"}
 _COMMON = "common"
@@ -44,13 +45,14 @@ def health_check(max_age: int) -> str:
     return HEALTH.read_text("utf-8").replace("@max_age@", str(max_age))
 
 
-def identity(cluster: str, ring: str = "") -> dict[str, Any]:
+def identity(cluster: str, namespace: str, ring: str = "") -> dict[str, Any]:
     """The ``metadata`` of a kustomization that is an Application of its own: a ring of a cluster, or what its rings share.
 
-    Names differ whatever clusters and rings are called, as no ring has a dot.
+    Names differ whatever clusters and rings are called, as no ring has a dot. The namespace is told here and not as the
+    kustomization's own, as kustomize would give one to kinds whose scope it does not know.
     """
     name, step = (f"apiary.{cluster}.{ring}", f"ring-{ring}") if ring else (f"apiary-{_COMMON}.{cluster}", _COMMON)
-    return {"name": name, "labels": {CLUSTER: cluster, STEP: step}}
+    return {"name": name, "labels": {CLUSTER: cluster, STEP: step}, "annotations": {NAMESPACE: namespace}}
 
 
 def application_set(settings: Settings, rings: Iterable[str]) -> dict[str, Any]:
@@ -93,7 +95,10 @@ def application_set(settings: Settings, rings: Iterable[str]) -> dict[str, Any]:
                 "spec": {
                     "project": settings.project,
                     "source": {**source, "path": "{{ .path.path }}"},
-                    "destination": {"name": f'{{{{ index .metadata.labels "{CLUSTER}" }}}}', "namespace": "{{ .namespace }}"},
+                    "destination": {
+                        "name": f'{{{{ index .metadata.labels "{CLUSTER}" }}}}',
+                        "namespace": f'{{{{ index .metadata.annotations "{NAMESPACE}" }}}}',
+                    },
                     "syncPolicy": {
                         # A set of policies may be larger than what client-side apply can note in an annotation.
                         "syncOptions": ["CreateNamespace=true", "ServerSideApply=true"],

@@ -152,8 +152,7 @@ def ring_kustomization(cluster: Cluster, ring: str, bundle: str) -> str:
         "a promotion changes the bundle below to that of the ring before",
         {
             **_HEAD,
-            "metadata": argocd.identity(cluster.name, ring),
-            "namespace": cluster.namespace,
+            "metadata": argocd.identity(cluster.name, cluster.namespace, ring),
             "resources": [f"../../bundles/{bundle}/{ring}"],
             "patches": [{"path": "nodes.yaml", "target": {"kind": "DaemonSet"}}],
         },
@@ -266,7 +265,12 @@ def _ring(ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Seque
             patches.append(
                 {
                     "target": {"kind": "ConfigMap", "name": name},
-                    "patch": canonical.to_json([{"op": "replace", "path": "/metadata/name", "value": names[name]}]),
+                    "patch": canonical.to_json(
+                        [
+                            {"op": "replace", "path": "/metadata/name", "value": names[name]},
+                            {"op": "add", "path": "/metadata/namespace", "value": one["metadata"]["namespace"]},
+                        ]
+                    ),
                     "options": {"allowNameChange": True},
                 }
             )
@@ -281,7 +285,7 @@ def _ring(ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Seque
 def _set(configmap: Document, bundle: Bundle) -> tuple[str, Files]:
     """A ConfigMap whose values are texts of several lines, as a directory with a file for each; policies lie by category and severity.
 
-    The namespace is left to the ring's kustomization, so that clusters share a set.
+    The namespace is left to the ring, so that clusters share a set.
     """
     places = {one["file"]: _place(one) for one in bundle.manifest["policies"]}
     files = {f"{places[key]}/{key}" if key in places else key: text for key, text in configmap["data"].items()}
@@ -327,8 +331,7 @@ def _common(cluster: Cluster, documents: Sequence[Document]) -> Files:
     files = {_file(one): _own("what the rings of the cluster share", one) for one in documents}
     kustomization = {
         **_HEAD,
-        "metadata": argocd.identity(cluster.name),
-        "namespace": cluster.namespace,
+        "metadata": argocd.identity(cluster.name, cluster.namespace),
         "resources": sorted(files),
     }
     return {**files, KUSTOMIZATION: _own("what the rings of the cluster share", kustomization)}

@@ -358,7 +358,7 @@ def test_a_chart_without_rings_is_refused() -> None:
 
 def test_every_application_has_a_name_of_its_own() -> None:
     pairs = [("a", "b-c"), ("a-b", "c"), ("a.b", "c"), ("a", "b"), ("a.b", ""), ("a", ""), ("common.a", ""), ("common", "a")]
-    names = [argocd.identity(*pair)["name"] for pair in pairs]
+    names = [argocd.identity(cluster, "tetragon", ring)["name"] for cluster, ring in pairs]
     assert len(set(names)) == len(pairs)
 
 
@@ -378,7 +378,8 @@ def test_the_application_set_syncs_rings_in_their_order(root: Path) -> None:
     ]
     for place in found:
         document = load(root.parent, place)
-        assert document["namespace"] == "tetragon" and document["metadata"]["labels"]["apiary.dev/cluster"] == "us-1"
+        assert "namespace" not in document and document["metadata"]["annotations"] == {"apiary.dev/namespace": "tetragon"}
+        assert document["metadata"]["labels"]["apiary.dev/cluster"] == "us-1"
         assert [document["metadata"]["labels"]["apiary.dev/step"]] in steps
 
 
