@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -206,7 +207,7 @@ def _unnamed(root: Path, clusters: Mapping[Cluster, object], fixed: Mapping[str,
             yield from _whole(path.parent, generators[0]["files"])
 
 
-def _listed(path: Path, key: str) -> list:  # type: ignore[type-arg]
+def _listed(path: Path, key: str) -> list[Any]:
     return (yaml.safe_load(read(path) or "") or {}).get(key) or []
 
 
