@@ -85,10 +85,10 @@ class Rendered:
 
 def rings_of(cluster: Cluster, rings: Sequence[Ring]) -> list[Ring]:
     """The rings that have nodes of this cluster: the one its groups select, or else those that take from every cluster."""
-    for ring in rings:
-        if not set(ring.groups).isdisjoint(cluster.groups):
-            return [ring]
-    found = [ring for ring in rings if ring.take]
+    whole = [ring for ring in rings if not set(ring.groups).isdisjoint(cluster.groups)]
+    if len(whole) > 1:
+        raise refuse(f"cluster {cluster.name} is by its groups in ring {whole[0].name} and in ring {whole[1].name}: rings may not overlap")
+    found = whole or [ring for ring in rings if ring.take]
     if not found:
         raise refuse(
             f"cluster {cluster.name} is in no ring: its groups are {', '.join(cluster.groups) or 'none'}, "
@@ -132,7 +132,7 @@ def render(cluster: Cluster, rings: Sequence[Ring], bundle: Bundle, objects: Ite
         used = sorted(configmaps.keys() & set(_texts(daemonset["spec"]["template"]["spec"])))
         taken.update(used)
         own = [one for one in objects if _labels(one).get(RING) == ring.name]
-        files, needed = _ring(ring, bundle, own, [configmaps[name] for name in used])
+        files, needed = _ring(cluster, ring, bundle, own, [configmaps[name] for name in used])
         inside |= {f"{ring.name}/{name}": text for name, text in files.items()}
         sets |= needed
         current[f"clusters/{cluster.name}/rings/{ring.name}/nodes.yaml"] = _nodes(daemonset)
@@ -237,15 +237,20 @@ def _own(purpose: str, document: Document) -> str:
     return f"{OWN}{purpose}\n{canonical.to_yaml(document)}"
 
 
-def _file(document: Document) -> str:
-    return f"{document['kind'].lower()}-{document['metadata']['name']}.yaml"
+def _file(document: Document, cluster: Cluster) -> str:
+    namespace, name = document["metadata"].get("namespace", cluster.namespace), document["metadata"]["name"]
+    return (
+        f"{document['kind'].lower()}-{name}.yaml"
+        if namespace == cluster.namespace
+        else f"{document['kind'].lower()}-{namespace}.{name}.yaml"
+    )
 
 
 def _place(policy: Document) -> str:
     return f"{policy['reference'].partition('/')[0]}/{policy['severity']}"
 
 
-def _ring(ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Sequence[Document]) -> tuple[Files, Files]:
+def _ring(cluster: Cluster, ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Sequence[Document]) -> tuple[Files, Files]:
     """The files of a ring in a bundle, and the sets they refer to.
 
     Rings that want the same ConfigMap get one each, as an object belongs to one Application: its name ends with the ring's.
@@ -276,7 +281,7 @@ def _ring(ring: Ring, bundle: Bundle, own: Sequence[Document], configmaps: Seque
             )
         else:
             documents.append({**kept, "metadata": {**kept["metadata"], "name": names[name]}})
-    files = {_file(one): _own("never changed", one) for one in documents}
+    files = {_file(one, cluster): _own("never changed", one) for one in documents}
     kustomization = {**_HEAD, "resources": [*resources, *sorted(files)], **({"patches": patches} if patches else {})}
     files[KUSTOMIZATION] = _own("never changed; another bundle is another directory", kustomization)
     return files, sets
@@ -328,7 +333,7 @@ def _nodes(daemonset: Document) -> str:
 
 
 def _common(cluster: Cluster, documents: Sequence[Document]) -> Files:
-    files = {_file(one): _own("what the rings of the cluster share", one) for one in documents}
+    files = {_file(one, cluster): _own("what the rings of the cluster share", one) for one in documents}
     kustomization = {
         **_HEAD,
         "metadata": argocd.identity(cluster.name, cluster.namespace),

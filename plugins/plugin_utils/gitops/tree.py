@@ -131,7 +131,10 @@ def apply(plan: Plan) -> None:
         if change.after is not None:
             files.write(change.path, change.after)
             continue
-        change.path.unlink(missing_ok=True)
+        try:
+            change.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise refuse(f"cannot be removed: {error.strerror}", file=str(change.path)) from None
         with contextlib.suppress(OSError):  # the first directory that still holds something
             for parent in change.path.parents:
                 parent.rmdir()

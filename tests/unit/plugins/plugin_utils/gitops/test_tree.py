@@ -347,6 +347,18 @@ def test_a_cluster_without_a_ring_is_refused() -> None:
     assert "us-1 is in no ring" in messages(refused(lambda: layout.rings_of(ONE, BY_CLUSTER)))
 
 
+def test_a_cluster_in_two_rings_is_refused() -> None:
+    both = Cluster("us-1", ("testing", "live"))
+    assert "in ring canary and in ring fleet" in messages(refused(lambda: layout.rings_of(both, BY_CLUSTER)))
+
+
+def test_objects_of_one_name_in_two_namespaces_are_two_files() -> None:
+    here, there = ({"apiVersion": "v1", "kind": "Role", "metadata": {"name": "apiary", "namespace": one}} for one in ("tetragon", "other"))
+    made = layout.values(ONE, RINGS, bundle())
+    current = layout.render(ONE, RINGS, bundle(), [*chart(made), here, there]).current
+    assert {"common/us-1/role-apiary.yaml", "common/us-1/role-other.apiary.yaml"} <= current.keys()
+
+
 @pytest.mark.parametrize("name", ["Upper", "under_score", "../up", "", "-a", "a" * 64])
 def test_a_cluster_whose_name_cannot_be_a_directory_is_refused(name: str) -> None:
     assert "cannot be the name of a directory" in messages(refused(lambda: Cluster(name, ())))
