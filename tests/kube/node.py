@@ -23,10 +23,12 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import 
 
 LAB = Path(__file__).parents[1] / "lab"
 sys.path.insert(0, str(LAB))
+from enforcing import KILL, LSM, deny  # noqa: E402
 from standin.host import BIN, LabHost  # noqa: E402
 from standin.kernel import Caller, Kernel  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "charts/apiary/files/agent.sh"
+__all__ = ["DENIED", "KILL", "LAB", "LSM", "OPTIONS", "SCRIPT", "Node", "Pod", "Seen", "deny"]
 DENIED = {"/secret": "denied", "/kill": "killed", "/lsm": "denied"}
 OPTIONS = {
     "gops-address": "",

@@ -138,7 +138,7 @@ load() { # $1: the mode of what waits for the flip
 enforcing_overrides() { # policy_conf maps below $1 of policies that override functions and enforce
     local conf
     for conf in "$1"/*/policy_conf; do
-        [ -n "$(find "${conf%/*}" -path '*kprobe*' -name override_tasks)" ] || continue
+        [ -n "$(find "${conf%/*}" -path '*/generic_kprobe*/*' -name override_tasks)" ] || continue
         [[ $(bpftool -j map dump pinned "$conf" 2>/dev/null) = *'"value":["0x00"]'* ]] && echo "$conf"
     done
     return 0
@@ -214,7 +214,7 @@ purge() { # entries that outlive half a second belong to threads that are gone; 
 }
 
 sweep() { # event files of pods that are gone, after their time
-    local file
+    local file name one
     [ -n "${APIARY_EXPORT:-}" ] || return 0
     find "$APIARY_EXPORT" -maxdepth 1 -name '????????-????-????-????-????????????*.log*' -mmin "+$((${APIARY_KEEP_HOURS:-48} * 60))" |
         while read -r file; do
