@@ -74,7 +74,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         session.check_bundle(wanted, chosen)
         release = change.installed(cluster.api, cluster.helm, cluster.rings(wanted), recover=False)
         batches = {ring.name: ring.batch for ring in wanted.rings}
-        after = [values.with_bundle(entry, chosen, cluster.groups, batches[entry["name"]]) for entry in release.values["rings"]]
+        after = [
+            values.with_bundle(entry, chosen, cluster.groups, batches[entry["name"]], cluster.digests) for entry in release.values["rings"]
+        ]
         proposed: dict[str, Any] = dict(release.values)
         for entry in after:
             proposed = values.with_ring(proposed, entry)

@@ -41,6 +41,11 @@ options:
       - Seconds without a further node after which a change counts as stuck.
     type: int
     default: 600
+  digests:
+    description:
+      - Digests of the agent's images by agent version, such as V(sha256:...), for rings whose image is pinned by one.
+    type: dict
+    default: {}
 requirements:
   - The Python package kubernetes on the controller.
   - helm 3 or 4 on the controller.

@@ -100,7 +100,7 @@ def budget(share: str, total: int) -> int:
     return total * int(share[:-1]) // 100 if share.endswith("%") else int(share)
 
 
-def _order(environment: str, host: str) -> bytes:
+def order(environment: str, host: str) -> bytes:
     """A fixed, even shuffle: the same host stands at the same place in every rollout of an environment."""
     return hashlib.sha256(f"{environment}/{host}".encode()).digest()
 
@@ -109,7 +109,7 @@ def plan_rings(environment: Environment, members: Iterable[Member]) -> Plan:
     """Divide the fleet. Raises Refused when rings overlap, are empty, leave hosts out, or the first misses a cell."""
     everyone = list(members)
     left_out = {member.name: member.trouble for member in everyone if member.trouble}
-    fleet = sorted((member for member in everyone if not member.trouble), key=lambda member: _order(environment.name, member.name))
+    fleet = sorted((member for member in everyone if not member.trouble), key=lambda member: order(environment.name, member.name))
     allowed = budget(environment.gates.unreachable, len(everyone))
     if len(left_out) > allowed:
         named = "; ".join(f"{host}: {why}" for host, why in sorted(left_out.items())[:MAX_NAMED])

@@ -18,6 +18,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "release": {"type": "str", "default": "apiary"},
     "helm": {"type": "str", "default": "helm"},
     "stall": {"type": "int", "default": 600},
+    "digests": {"type": "dict", "default": {}},
 }
 
 
@@ -30,4 +31,4 @@ def cluster_from(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> 
         namespace=arguments["namespace"],
         release=arguments["release"],
     )
-    return Cluster(place, tuple(task_vars["group_names"]), arguments["helm"], arguments["stall"])
+    return Cluster(place, tuple(task_vars["group_names"]), arguments["helm"], arguments["stall"], arguments["digests"])

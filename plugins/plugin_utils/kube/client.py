@@ -251,7 +251,7 @@ class Api:
         if status == 403 and (body.get("reason") == "Forbidden") and "cannot" in error.message:
             return refuse(
                 f"RBAC forbids to {_VERBS[method]} {path}: {error.message}; grant it to this user: the rules that are needed are in "
-                "docs/rollouts.md, and the playbook apiary.tetragon.preflight reports which are missing",
+                "docs/rollouts.md, and the playbook apiary.tetragon.cluster_preflight reports which are missing",
                 path=cluster,
             )
         return error

@@ -175,6 +175,11 @@ def parse(text: str) -> Iterator[Document]:
     return (one for one in yaml.load_all(text, _LOADER) if one)
 
 
+def same(new: Sequence[Document], old: Sequence[Document]) -> bool:
+    """Whether two manifests have the same documents, in whatever order."""
+    return {_identity(one): one for one in new} == {_identity(one): one for one in old}
+
+
 def dry_run(api: Api, new: Sequence[Document], old: Sequence[Document]) -> None:
     """Have the API server try every document that is new or differs: its schema, admission, RBAC, and who owns its fields.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Cluster:
     groups: tuple[str, ...]
     program: str = "helm"
     timeout: float = 600.0
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def api(self) -> Api:
@@ -137,8 +138,8 @@ class Part:
             entry = values.ring_entry(release.values, one)
             assert entry is not None
             kept = self._former(one)
-            version = json.loads(kept.read_text(encoding="utf-8"))["agentVersion"] if kept.exists() else ""
-            moved, seen = self._bring(release, self._entry(entry, self.run.previous, version))
+            former = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else entry
+            moved, seen = self._bring(release, self._entry(former, self.run.previous))
             changed = changed or moved
             found.update(seen)
             self._record(self.run.ring_directory(ring) / "back", found)
@@ -177,9 +178,9 @@ class Part:
             raise refuse(f"has no ring {ring}: its rings are {', '.join(self.rings)}", path=f"cluster {self.name}")
         return change.installed(self.cluster.api, self.cluster.helm, self.rings)
 
-    def _entry(self, entry: Mapping[str, Any], chosen: bundles.Bundle | None, agent_version: str = "") -> dict[str, Any]:
+    def _entry(self, entry: Mapping[str, Any], chosen: bundles.Bundle | None) -> dict[str, Any]:
         batch = next(ring.batch for ring in self.run.environment.rings if ring.name == entry["name"])
-        return values.with_bundle(entry, chosen, self.cluster.groups, batch, agent_version)
+        return values.with_bundle(entry, chosen, self.cluster.groups, batch, self.cluster.digests)
 
     def _try(self, release: helms.Release) -> None:
         """The whole change, and its first ring alone, without making it."""

@@ -24,10 +24,12 @@ def policy_files(bundle: Bundle | None, groups: Iterable[str]) -> dict[str, str]
     return {one["file"]: one["text"] for one in bundle.policies_for(groups, FORM)} if bundle else {}
 
 
-def with_bundle(entry: Values, bundle: Bundle | None, groups: Iterable[str], batch: str, agent_version: str = "") -> dict[str, Any]:
+def with_bundle(
+    entry: Values, bundle: Bundle | None, groups: Iterable[str], batch: str, digests: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """A ring's values with a bundle's policies, for the agent that it was checked for. Raises Refused when they are too large.
 
-    Without a bundle the ring has no policies, and the agent of ``agent_version``, or the one it had.
+    Without a bundle the ring has no policies, and the agent it had. ``digests`` are those of images, by agent version.
     """
     files = policy_files(bundle, groups)
     size = sum(len(name.encode()) + len(text.encode()) + _LINE for name, text in files.items())
@@ -38,9 +40,17 @@ def with_bundle(entry: Values, bundle: Bundle | None, groups: Iterable[str], bat
             f"divide the policies with where; the largest is {largest} with {len(files[largest].encode()):,} bytes",
             path=f"ring {entry['name']}",
         )
-    version = str(bundle.manifest["agent_version"]) if bundle else agent_version or str(entry["agentVersion"])
+    version = str(bundle.manifest["agent_version"]) if bundle else str(entry["agentVersion"])
+    digest = (digests or {}).get(version, "")
+    if not digest and entry.get("imageDigest") and version != entry["agentVersion"]:
+        raise refuse(
+            f"pins the image of agent {entry['agentVersion']} by its digest, and the bundle was checked for {version}: name the digest of "
+            "that image in apiary_kube_digests",
+            path=f"ring {entry['name']}",
+        )
     return {
         **entry,
+        **({"imageDigest": digest} if digest else {}),
         "agentVersion": version,
         "policies": files,
         "bundle": bundle.digest if bundle else "",

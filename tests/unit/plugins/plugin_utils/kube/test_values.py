@@ -52,9 +52,15 @@ def test_a_ring_is_given_a_bundle_and_keeps_what_is_its_own() -> None:
         "maxSurge": "25%",
     }
     assert values.with_bundle(ENTRY, made(where=("us",)), ["eu"], "2")["policies"] == {}
-    none = values.with_bundle(ENTRY, None, ["eu"], "2", "1.6.1")
-    assert (none["agentVersion"], none["policies"], none["bundle"], none["maxSurge"]) == ("1.6.1", {}, "", 2)
-    assert values.with_bundle(ENTRY, None, [], "2")["agentVersion"] == "1.7.0"
+    none = values.with_bundle(ENTRY, None, ["eu"], "2")
+    assert (none["agentVersion"], none["policies"], none["bundle"], none["maxSurge"]) == ("1.7.0", {}, "", 2)
+
+
+def test_an_image_that_is_pinned_changes_with_its_agent() -> None:
+    pinned = {**ENTRY, "imageDigest": "sha256:old"}
+    assert "name the digest of that image in apiary_kube_digests" in messages(refused(values.with_bundle, pinned, made(), [], "1"))
+    assert values.with_bundle(pinned, made(), [], "1", {"1.7.1": "sha256:new"})["imageDigest"] == "sha256:new"
+    assert values.with_bundle(pinned, None, [], "1")["imageDigest"] == "sha256:old"
 
 
 def test_a_bundle_that_no_config_map_holds_is_refused() -> None:
