@@ -9,6 +9,7 @@ continued by the next one.
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,10 +26,12 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import R
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, lease, observe, records, truth, values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP, check_overlap, cluster_of, is_node, rings_of
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP, Node, check_overlap, cluster_of, is_node, rings_of
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 MAX_NAMED = 3
+# Seconds for which what was seen of a node at the start of a run stands for what it was before its ring.
+FRESH = 600
 _RENEW = 30.0
 Tell = Callable[[str], None]
 
@@ -107,6 +110,9 @@ class Part:
         control = {member.partition("/")[2] for member in self.run.ring(ring).control if cluster_of(member) == self.name}
         nodes = observe.nodes(api, self.rings)
         members = [node for node in nodes.values() if node.ring == ring or node.name in control]
+        if phase == "before" and (fresh := self._fresh(members)):
+            self._record(self.run.ring_directory(ring) / phase, fresh)
+            return len(fresh)
         blocks = self.run.environment.gates.blocks if phase == "end" else None
         found = observe.survey(api, members, observe.pods(api), blocks, observe.asker(api))
         known = self.run.nodes(ring, "start", self.name) if phase == "end" else None
@@ -171,6 +177,16 @@ class Part:
 
     def _former(self, ring: str) -> Path:
         return self.run.directory / "former" / f"{self.name}-{ring}.json"
+
+    def _fresh(self, members: Iterable[Node]) -> dict[str, dict[str, Any]]:
+        """The records of these nodes from the start of the run, while they are fresh and hold for all; else nothing."""
+        known = self.run.fleet_nodes(self.name) or {}
+        found = {node.name: known[node.name] for node in members if node.ready and node.name in known}
+        oldest = min((one["time"] for one in found.values() if "time" in one), default="")
+        if not oldest or any(node.name not in found for node in members if node.ready):
+            return {}
+        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(oldest)
+        return found if age.total_seconds() < FRESH else {}
 
     def _installed(self, ring: str) -> helms.Release:
         self._hold(now=True)
