@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 LABELS = {"canary": 2, "early": 6}
 NODES = 20
+RINGS = [{"name": "canary", "take": 2}, {"name": "early", "take": "30%"}, {"name": "fleet", "take": "rest", "batch": "50%"}]
 NARROWER = {"policy": "network/c2-ranges", "mode": "enforce", "form": "cluster", "values": {"ranges": ["192.0.2.0/25"]}}
 
 
@@ -318,3 +321,174 @@ def test_metrics_that_cannot_be_read_halt_a_rollout_and_the_next_run_goes_on(sit
     assert again.code == 0, again.output
     assert site.kinds().count("rollout-started") == 1
     everywhere(site, chosen)
+
+
+def broken_kubeconfig(site: Site, **changes: str) -> dict[str, Any]:
+    """Variables of the cluster with a kubeconfig in which something is otherwise."""
+    content = json.loads(site.cluster.kubeconfig.read_text(encoding="utf-8"))
+    content["clusters"][0]["cluster"].update({key: value for key, value in changes.items() if key == "server"})
+    content["users"][0]["user"].update({key: value for key, value in changes.items() if key == "token"})
+    path = site.directory / "broken.kubeconfig"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return {"apiary_kubeconfig": str(path)}
+
+
+def oversized(site: Site, chosen: Path) -> Path:
+    """A bundle like this one, too large for a ConfigMap."""
+    former = bundle.read(chosen)
+    files = {name: text + "# " + "x" * 900_000 + "\n" if name.startswith("cluster-") else text for name, text in former.files.items()}
+    policies = [{**one, "sha256": hashlib.sha256(files[one["file"]].encode()).hexdigest()} for one in former.manifest["policies"]]
+    return bundle.write(bundle.Bundle({**former.manifest, "policies": policies}, files), site.directory / "bundles")
+
+
+def foreign_image(site: Site) -> None:
+    """Somebody else sets the image of the canary's agents."""
+    container = {"name": "tetragon", "image": "registry.example/tetragon:v1.7.0"}
+    document = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "apiary-canary", "namespace": site.namespace},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+    command = ["apply", "--server-side", "--force-conflicts", "--field-manager=gitops", "-f", "-"]
+    site.cluster.kubectl(*command, input=json.dumps(document))
+
+
+def second_release(site: Site) -> None:
+    """Agents of another release on the canary's nodes."""
+    found = next(one for one in site.get("daemonsets", "/apis/apps/v1") if one["metadata"]["name"] == "apiary-canary")
+    labels = {**found["spec"]["selector"]["matchLabels"], "app.kubernetes.io/instance": "other"}
+    spec = found["spec"]
+    spec["selector"]["matchLabels"] = spec["template"]["metadata"]["labels"] = labels
+    metadata = {"name": "other-canary", "namespace": site.namespace, "labels": labels}
+    site.cluster.apply({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec})
+    wait_for(lambda: sum(pod["metadata"]["labels"]["app.kubernetes.io/instance"] == "other" for pod in site.get("pods")) == 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param("context", "context 'production' cannot be used: .*set apiary_kube_context", id="context missing"),
+        pytest.param("server", "the API server https://127.0.0.1:1 does not answer: .*check the network", id="API out of reach"),
+        pytest.param("token", "does not accept the credentials of context 'lab': they have expired or are wrong", id="token expired"),
+        pytest.param("rbac", r"RBAC forbids to get or list .*cannot (get|list) resource", id="forbidden by RBAC"),
+        pytest.param("helm", "/no/such/helm: is not there: install helm 3 or 4", id="no helm"),
+        pytest.param("release", "has no release apiary in namespace .*install it with the playbook", id="not installed"),
+        pytest.param(
+            "rings", "its release apiary has the rings canary, early, fleet, and the environment gives it canary, rest", id="other rings"
+        ),
+        pytest.param("empty", "ring 'none' is empty: it selects no node; label nodes with apiary.dev/ring=none", id="ring without nodes"),
+        pytest.param("two", "node node-000[01]: is in two rings: agents of ring 'canary' of release", id="node in two rings"),
+        pytest.param("version", "is '1.6.1', and bundle lab-[0-9a-f]+ was checked for 1.7.0, whose fields", id="other agent"),
+        pytest.param("size", "ring canary: its 2 policies are 1,8.* bytes and a ConfigMap holds 1,048,576", id="bundle too large"),
+        pytest.param(
+            "manager", r"DaemonSet apiary-canary: field .*image: conflict with \"gitops\".*somebody else manages it", id="field manager"
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_changes(site: Site, spoil: str, message: str) -> None:
+    path = site.environment()
+    chosen = site.bundle(path)
+    if spoil == "empty":
+        site.install(site.environment(rings=[{"name": "none", "take": 1}, *RINGS]))
+        path = site.environment(rings=[{"name": "none", "take": 1}, *RINGS])
+    elif spoil != "release":
+        site.install(path)
+    if spoil == "context":
+        site.write_inventory(apiary_kube_context="production")
+    elif spoil == "server":
+        site.write_inventory(**broken_kubeconfig(site, server="https://127.0.0.1:1"))
+    elif spoil == "token":
+        site.write_inventory(**broken_kubeconfig(site, token="expired"))
+    elif spoil == "rbac":
+        site.write_inventory(apiary_kubeconfig=str(site.cluster.directory / "nobody.kubeconfig"))
+    elif spoil == "helm":
+        site.write_inventory(apiary_helm="/no/such/helm")
+    elif spoil == "rings":
+        path = site.environment(rings=[RINGS[0], {"name": "rest", "take": "rest"}])
+    elif spoil == "two":
+        second_release(site)
+    elif spoil == "version":
+        path = site.environment(agent_version="1.6.1")
+    elif spoil == "size":
+        chosen = oversized(site, chosen)
+    elif spoil == "manager":
+        foreign_image(site)
+    before = {one["metadata"]["name"]: one["metadata"]["generation"] for one in site.get("daemonsets", "/apis/apps/v1")}
+    done = site.rollout(path, chosen)
+    assert done.code != 0
+    assert re.search(message, done.output), done.output
+    assert "Traceback" not in done.output
+    assert site.kinds() == []
+    assert {one["metadata"]["name"]: one["metadata"]["generation"] for one in site.get("daemonsets", "/apis/apps/v1")} == before
+    assert site.ever(chosen) == set()
+
+
+def test_custom_resources_without_their_crds_are_refused_at_the_installation(site: Site) -> None:
+    policy = "apiVersion: cilium.io/v1alpha1\nkind: TracingPolicy\nmetadata: {name: watch}\nspec: {kprobes: [{call: sys_mount}]}\n"
+    given = {
+        "customResources": {"enabled": True},
+        "rings": [{"name": "canary", "agentVersion": "1.8.0", "customResources": {"watch.yaml": policy}}],
+    }
+    (site.directory / "values.yml").write_text(json.dumps(given), encoding="utf-8")
+    done = site.play("install", site.environment(agent_version="1.8.0"))
+    assert done.code != 0
+    assert "no CRD tracingpolicies.cilium.io can be seen" in done.output, done.output
+    assert site.cluster.helm(4, "list", "-n", site.namespace, "-q").stdout == ""
+
+
+def test_nodes_are_labelled_once_and_a_cluster_is_judged_and_removed(site: Site) -> None:
+    path = site.environment()
+    site.cluster.nodes(2, prefix="bare")
+    shown = site.play("cluster_label", path, "--check", "--diff")
+    assert "+bare-0000: " in shown.output, shown.output
+    done = site.play("cluster_label", path)
+    assert (done.code, "changed=1" in done.output) == (0, True), done.output
+    again = site.play("cluster_label", path)
+    assert "changed=0" in again.output
+    labels = {
+        one["metadata"]["name"]: one["metadata"]["labels"].get("apiary.dev/ring")
+        for one in site.cluster.request("GET", "/api/v1/nodes")["items"]
+    }
+    assert (labels["node-0000"], labels["node-0002"], labels["bare-0000"], labels["node-0019"]) == ("canary", "early", "fleet", "fleet")
+    judged = site.play("cluster_preflight", path)
+    assert judged.code == 0, judged.output
+    assert re.search(r"ok +ring early +6 nodes", judged.output)
+    site.install(path)
+    assert site.rollout(path, site.bundle(path)).code == 0
+    removed = site.play("remove", path, apiary_remove_confirmed=True)
+    assert removed.code == 0, removed.output
+    assert "22 of 22 nodes are clean" in removed.output
+    assert site.get("pods") == site.get("daemonsets", "/apis/apps/v1") == []
+    assert not [one for one in site.get("configmaps") if "apiary.dev/kind" in one["metadata"].get("labels", {})]
+    again = site.play("remove", path, apiary_remove_confirmed=True)
+    assert (again.code, "changed=0" in again.output) == (0, True), again.output
+    site.cluster.label([name for name in labels if name.startswith("node-") and name > "node-0007"], None)
+
+
+def test_hosts_and_a_cluster_change_in_the_same_rings(fleet: Cluster, place: str, tmp_path: Path) -> None:
+    from controller import FILELESS, RANGES, Site
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+    from fleet import Fleet
+
+    with Fleet(tmp_path / "lab", 2) as hosts:
+        inventory = json.loads(hosts.inventory.read_text(encoding="utf-8"))["all"]
+        shared = {name: {**inventory["vars"], **variables} for name, variables in inventory["hosts"].items()}
+        site = Site(tmp_path, fleet, place, hosts=shared)
+        policies = [RANGES, FILELESS, {**RANGES, "form": "host"}]
+        rings = [{"name": "canary", "take": 1}, {"name": "fleet", "take": "rest"}]
+        path = site.environment(policies=policies, rings=rings, gates={"bake": "1s", "control": 2, "failed_units": False})
+        chosen = site.bundle(path)
+        installed = site.play("install", path, "--limit", "kube1")
+        assert installed.code == 0, installed.output
+        done = site.rollout(path, chosen)
+        assert done.code == 0, done.output
+        passed = {entry["ring"]: set(entry["hosts"]) for entry in site.ledger.read() if entry["kind"] == "ring-passed"}
+        assert {len([one for one in members if "/" not in one]) for members in passed.values()} == {1}
+        assert {ring: len(members) for ring, members in passed.items()} == {"canary": 3, "fleet": 19}
+        everywhere(site, chosen)
+        assert all(len(host.listed()) == 1 for host in hosts.hosts.values())
+        hosts.hosts["host01"].stop()
+        told = site.play("status", path)
+        assert re.search(r"1 of 22 host\(s\) differ", told.output), told.output

@@ -26,7 +26,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import R
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, lease, observe, records, truth, values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP, Node, check_overlap, cluster_of, is_node, rings_of
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node, check_overlap, cluster_of, is_node, rings_of
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 MAX_NAMED = 3
@@ -270,7 +270,3 @@ def fail_nodes(run: Run, cluster: str, ring: str, phase: str, error: Refused) ->
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
-
-
-def is_cluster(groups: Iterable[str]) -> bool:
-    return GROUP in groups
