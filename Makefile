@@ -25,7 +25,7 @@ test:
 	@tools/test
 
 check:
-	@tools/test lint types docs sanity units lab
+	@tools/test lint types docs sanity units lab kube
 
 bench:
 	@tools/venv $(BUILD)/venv-test tools/test.in

@@ -39,7 +39,10 @@ from standin import metrics
 
 PORT = 2112
 POLICY_BYTES = 1 << 20
-_PATCHERS = 8
+_WRITERS = 8
+# Beyond so many agents nobody runs anything in their pods: kwok wants an object for each.
+_EXEC_AGENTS = 200
+_ENFORCING = re.compile(r'"action": "(Sigkill|Signal|Override|NotifyEnforcer|Set)"')
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -47,10 +50,11 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Rule:
     """A fault. Patterns are a shell's; a rule with ``policy`` is for agents that have been given such a policy.
 
-    ``load_error``: the agent does not take these policies. ``events``: of each of these policies, a second. ``missed``: events
-    lost, a second. ``cpu``: cores, and ``memory``: bytes, above the usual. ``version``: the agent's. ``start_seconds``: until
-    it is started. ``ready``: false for never. ``crash``: a crash loop. ``answer``: what its metrics are instead: ``reset``,
-    ``hang`` or ``garbage``; ``slow``: seconds before the answer.
+    ``load_error``: the agent does not take these policies. ``events``: of each of these policies, a second; ``blocks``: how
+    many of them block (or would, in mode monitor), which only ``tetra`` tells. ``missed``: events lost, a second. ``cpu``:
+    cores, and ``memory``: bytes, above the usual. ``version``: the agent's. ``start_seconds``: until it is started. ``ready``:
+    false for never. ``crash``: a crash loop. ``answer``: what its metrics are instead: ``reset``, ``hang`` or ``garbage``;
+    ``slow``: seconds before the answer.
     """
 
     nodes: Sequence[str] = ("*",)
@@ -58,6 +62,7 @@ class Rule:
     policy: str = ""
     load_error: bool = False
     events: float = 0.0
+    blocks: float = 0.0
     missed: float = 0.0
     cpu: float = 0.0
     memory: int = 0
@@ -85,6 +90,7 @@ class Policy:
 
     name: str
     namespace: str
+    mode: str
 
 
 @dataclass(frozen=True)
@@ -133,12 +139,13 @@ class Agent:
     missed: float = 0.0
     exported: float = 0.0
     events: dict[str, float] = field(default_factory=dict)
+    blocks: dict[str, float] = field(default_factory=dict)
 
     def restart(self, now: float) -> None:
         """Another process: it counts from nothing."""
         self.started = self.counted = now
         self.cpu = self.missed = self.exported = 0.0
-        self.events = {}
+        self.events, self.blocks = {}, {}
 
     def advance(self, standing: Standing, now: float) -> None:
         """Count on until now, at the rates of this standing."""
@@ -148,8 +155,10 @@ class Agent:
         self.exported += passed
         for policy in standing.policies or ():
             if policy not in standing.refused:
-                rate = 0.1 + sum(rule.events for rule in standing.rules if rule.means(policy))
+                meant = [rule for rule in standing.rules if rule.means(policy)]
+                rate = sum(rule.events for rule in meant)
                 self.events[policy.name] = self.events.get(policy.name, 0.0) + passed * rate
+                self.blocks[policy.name] = self.blocks.get(policy.name, 0.0) + passed * sum(rule.blocks for rule in meant)
                 self.exported += passed * rate
 
 
@@ -191,7 +200,9 @@ def policies_of(config: Mapping[str, Any]) -> list[Policy]:
 
 
 def _policy(one: Mapping[str, Any]) -> Policy:
-    return Policy(one["metadata"]["name"], one["metadata"].get("namespace", "") if one.get("kind", "").endswith("Namespaced") else "")
+    options = {str(option.get("name")): str(option.get("value")) for option in one.get("spec", {}).get("options") or ()}
+    mode = options.get("policy-mode", "enforce") if _ENFORCING.search(json.dumps(one)) else "monitor_only"
+    return Policy(one["metadata"]["name"], one["metadata"].get("namespace", "") if one.get("kind", "").endswith("Namespaced") else "", mode)
 
 
 def page(agent: Agent, standing: Standing) -> str:
@@ -230,6 +241,22 @@ def page(agent: Agent, standing: Standing) -> str:
     return metrics.page(families)
 
 
+def listing(agent: Agent, standing: Standing) -> dict[str, Any]:
+    """What ``tetra tracingpolicy list -o json`` prints: what is zero or empty is left out."""
+    shown = []
+    for number, policy in enumerate(standing.policies or (), 1):
+        one: dict[str, Any] = {"id": str(number), "name": policy.name, **({"namespace": policy.namespace} if policy.namespace else {})}
+        if policy in standing.refused:
+            shown.append({**one, "error": "refused by the laboratory", "state": "TP_STATE_LOAD_ERROR"})
+            continue
+        block = "signal" if policy.mode == "enforce" else "monitor_signal"
+        counts = {"post": agent.events.get(policy.name, 0.0), block: agent.blocks.get(policy.name, 0.0)}
+        counters = {name: str(int(count)) for name, count in counts.items() if count >= 1}
+        loaded = {"sensors": ["generic_kprobe"], "enabled": True, "state": "TP_STATE_ENABLED", "kernel_memory_bytes": str(POLICY_BYTES)}
+        shown.append({**one, **loaded, "mode": f"TP_MODE_{policy.mode.upper()}", "stats": {"action_counters": counters}})
+    return {"policies": shown} if shown else {}
+
+
 class Api:
     """The API server, as the user agents."""
 
@@ -242,9 +269,10 @@ class Api:
     def connect(self, timeout: float) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(self._address, context=self._context, timeout=timeout)
 
-    def patch(self, connection: http.client.HTTPSConnection, path: str, body: Any) -> None:
-        kind = {"Content-Type": "application/strategic-merge-patch+json"}
-        connection.request("PATCH", path, json.dumps(body), {**self._headers, **kind})
+    def write(self, connection: http.client.HTTPSConnection, method: str, path: str, body: Any) -> None:
+        """What is refused is for the next event to put right."""
+        kind = {"Content-Type": "application/strategic-merge-patch+json" if method == "PATCH" else "application/json"}
+        connection.request(method, path, json.dumps(body), {**self._headers, **kind})
         connection.getresponse().read()
 
     def follow(self, path: str, take: Callable[[str, Mapping[str, Any]], None], replace: Callable[[Sequence[Any]], None]) -> None:
@@ -282,7 +310,7 @@ class Agents:
         self._rules: tuple[Rule, ...] = ()
         self._dead: frozenset[str] = frozenset()
         self._unsettled: set[str] = set()
-        self._patches: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[str, str, dict[str, Any]]] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Follow the API server and the faults, for ever."""
@@ -302,8 +330,8 @@ class Agents:
         ]
         for arguments in follow:
             threading.Thread(target=self._api.follow, args=arguments, daemon=True).start()
-        for _ in range(_PATCHERS):
-            threading.Thread(target=self._patch, daemon=True).start()
+        for _ in range(_WRITERS):
+            threading.Thread(target=self._write, daemon=True).start()
         listed.wait()
         seen = None
         while True:
@@ -317,17 +345,21 @@ class Agents:
             self._settle()
             time.sleep(0.05)
 
-    def answer(self, address: str) -> tuple[Standing, str] | None:
-        """The agent's standing and its metrics; None when none runs at this address."""
+    def at(self, address: str) -> tuple[Agent, Standing] | None:
+        """The agent at an address."""
+        return self.current(self._by_address.get(address, ""))
+
+    def current(self, uid: str) -> tuple[Agent, Standing] | None:
+        """A pod's agent, counted up to now, and its standing; None when it does not run."""
         with self._lock:
-            agent = self._agents.get(self._by_address.get(address, ""))
+            agent = self._agents.get(uid)
             if agent is None or agent.node in self._dead:
                 return None
             standing, now = self._standing(agent), time.time()
             if standing.policies is None or standing.crashing or now < agent.started + standing.start_seconds:
                 return None
             agent.advance(standing, now)
-            return standing, page(agent, standing)
+            return agent, standing
 
     def _read(self, name: str) -> str:
         try:
@@ -374,6 +406,8 @@ class Agents:
                 agent.counted = agent.started
                 self._agents[uid] = agent
                 self._by_address[agent.address] = uid
+                if len(self._agents) <= _EXEC_AGENTS:
+                    self._writes.put(("POST", f"/apis/kwok.x-k8s.io/v1alpha1/namespaces/{agent.namespace}/execs", _exec(agent)))
             self._unsettled.add(uid)
 
     def _forget(self, uid: str) -> None:
@@ -418,19 +452,31 @@ class Agents:
                     agent.restart(now)
                 if agent.ready != wanted or crashed != standing.crashing:
                     path = f"/api/v1/namespaces/{agent.namespace}/pods/{agent.name}/status"
-                    self._patches.put((path, {"metadata": {"uid": uid}, "status": _status(agent, wanted, standing.crashing, now)}))
+                    self._writes.put(("PATCH", path, {"metadata": {"uid": uid}, "status": _status(agent, wanted, standing.crashing, now)}))
 
-    def _patch(self) -> None:
+    def _write(self) -> None:
         connection = self._api.connect(10)
         while True:
-            path, body = self._patches.get()
+            method, path, body = self._writes.get()
             for _try in range(100):
                 try:
-                    self._api.patch(connection, path, body)
+                    self._api.write(connection, method, path, body)
                     break
                 except (OSError, http.client.HTTPException):
                     connection.close()
                     time.sleep(0.1)
+
+
+def _exec(agent: Agent) -> dict[str, Any]:
+    """Lets kwok run commands for the pod on this machine: it finds the client in its PATH."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": agent.name, "uid": agent.uid}
+    environment = [{"name": "LAB_AGENT", "value": agent.uid}]
+    return {
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "Exec",
+        "metadata": {"name": agent.name, "ownerReferences": [owner]},
+        "spec": {"execs": [{"local": {"envs": environment}}]},
+    }
 
 
 def _status(agent: Agent, ready: bool, crashing: bool, now: float) -> dict[str, Any]:
@@ -449,54 +495,79 @@ def _status(agent: Agent, ready: bool, crashing: bool, now: float) -> dict[str, 
 
 
 class Server(ThreadingHTTPServer):
-    """Answers for every agent: the local address of a connection is the pod's."""
+    """One of the two ways to ask agents."""
 
     request_queue_size = 1024
     daemon_threads = True
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: Agents, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.agents = agents
-        super().__init__(("0.0.0.0", PORT), _Handler)
+        super().__init__(address, handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may hang up."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_GET(self) -> None:
-        found = self.server.agents.answer(self.connection.getsockname()[0])
-        kinds = {rule.answer for rule in found[0].rules} if found else {"reset"}
-        if "reset" in kinds:
-            self._reset()
-            return
-        assert found
-        standing, text = found
-        if "hang" in kinds:
-            time.sleep(3600)
-        time.sleep(max((rule.slow for rule in standing.rules), default=0.0))
-        body = (b"<html>nothing of the agent's</html>" if "garbage" in kinds else text.encode()) if self.path == "/metrics" else b""
-        self.send_response(200 if body else 404)
+    def reply(self, status: int, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+class Metrics(Handler):
+    """For every agent: the local address of a connection is the pod's."""
+
+    def do_GET(self) -> None:
+        found = self.server.agents.at(self.connection.getsockname()[0])
+        kinds = {rule.answer for rule in found[1].rules} if found else set()
+        if found is None or "reset" in kinds:
+            self._reset()
+            return
+        if "hang" in kinds:
+            time.sleep(3600)
+        time.sleep(max((rule.slow for rule in found[1].rules), default=0.0))
+        if self.path != "/metrics":
+            self.reply(404, "404 page not found\n")
+        elif "garbage" in kinds:
+            self.reply(200, "<html>nothing of the agent's</html>")
+        else:
+            self.reply(200, page(*found))
 
     def _reset(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+
+class Client(Handler):
+    """For ``bin/tetra``: a POST of its arguments to the pod's uid."""
+
+    def do_POST(self) -> None:
+        arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        found = self.server.agents.current(self.path[1:])
+        if found is None:
+            self.reply(503, "the agent does not answer")
+        elif [one for one in arguments if one in ("tracingpolicy", "tp", "list", "json")][-2:] == ["list", "json"]:
+            self.reply(200, json.dumps(listing(*found)) + "\n")
+        else:
+            self.reply(400, f"the laboratory's tetra does not know: {' '.join(arguments)}")
 
 
 def main() -> None:
     """Entry point."""
     agents = Agents(Path(sys.argv[1]))
-    threading.Thread(target=Server(agents).serve_forever, daemon=True).start()
+    for address, handler in ((("0.0.0.0", PORT), Metrics), (("127.0.0.1", PORT + 1), Client)):
+        threading.Thread(target=Server(agents, address, handler).serve_forever, daemon=True).start()
     agents.run()
 
 

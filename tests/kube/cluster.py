@@ -47,7 +47,7 @@ COMPONENTS = {"kcm": "system:kube-controller-manager", "scheduler": "system:kube
 # What rollouts need; the rest costs processor time at thousands of nodes.
 CONTROLLERS = (
     "daemonset serviceaccount serviceaccount-token namespace garbage-collector root-ca-certificate-publisher"
-    " node-lifecycle deployment replicaset job validatingadmissionpolicy-status"
+    " pod-garbage-collector node-lifecycle deployment replicaset job resourcequota validatingadmissionpolicy-status"
 )
 PROCESSES = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kwok", "agents", "net")
 _THREADS = 8
@@ -92,7 +92,6 @@ class Cluster:
         self.bin = bin or programs()
         self.owner = owner
         self.kubeconfig = self.directory / "admin.kubeconfig"
-        self._made = 0
 
     def __enter__(self) -> Cluster:
         self.owner = os.getpid()
@@ -138,7 +137,7 @@ class Cluster:
             with contextlib.suppress(ClusterError):
                 self.wait(lambda: not any(self.pid(name) for name in PROCESSES), "the end of all processes", 10)
                 break
-        for name in ("etcd", "net.up", "faults.json", "faults.seen", "dead.json"):
+        for name in ("etcd", "audit.log", "made", "net.up", "faults.json", "faults.seen", "dead.json"):
             path = self.directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in self.directory.glob("*.pid"):
@@ -206,8 +205,9 @@ class Cluster:
         dealt = [ring for ring, size in (rings or {}).items() for _ in range(size)]
         if len(dealt) > count:
             raise ValueError(f"{len(dealt)} nodes in rings; there are {count}")
-        first = self._made
-        self._made += count
+        made = self.directory / "made"
+        first = int(made.read_text(encoding="ascii")) if made.exists() else 0
+        _write(made, str(first + count))
         bodies = []
         for number in range(count):
             place = first + number
@@ -225,9 +225,11 @@ class Cluster:
         self.each("POST", [("/api/v1/nodes", body) for body in bodies])
         names = {body["metadata"]["name"] for body in bodies}
         # The taint of a new node goes when the node controller has seen it.
-        self.wait(
-            lambda: names <= {one["metadata"]["name"] for one in self._all_nodes() if not one["spec"].get("taints")}, "ready nodes", 300
-        )
+
+        def ready() -> bool:
+            return names <= {one["metadata"]["name"] for one in self._all_nodes() if not one["spec"].get("taints")}
+
+        self.wait(ready, "ready nodes", 300, pause=0.05 + count / 2000)
         return [body["metadata"]["name"] for body in bodies]
 
     def label(self, names: Iterable[str], ring: str | None) -> None:
@@ -375,13 +377,13 @@ class Cluster:
                 counts[event["verb"], f"{name}/{what['subresource']}" if "subresource" in what else name] += 1
         return counts
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-        """Until the condition holds. Raises ClusterError naming what was waited for."""
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 60, pause: float = 0.05) -> None:
+        """Until the condition holds, looked at with this pause. Raises ClusterError naming what was waited for."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
                 raise ClusterError(f"waited {seconds:g} s for {what}; logs: {self.directory}/*.log")
-            time.sleep(0.05)
+            time.sleep(pause)
 
     # Inside
 
@@ -443,7 +445,7 @@ class Cluster:
         self.wait((self.directory / "net.up").exists, "the network namespace", 30)
 
     def _start_kwok(self) -> None:
-        self._crds([_crd("kwok.x-k8s.io", "Stage", "stages", "Cluster")])
+        self._crds([_crd("kwok.x-k8s.io", "Stage", "stages", "Cluster"), _crd("kwok.x-k8s.io", "Exec", "execs", "Namespaced")])
         self._dead(lambda dead: dead)
         configuration = {
             "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
@@ -453,18 +455,22 @@ class Cluster:
                 "cidr": f"{net.PODS.rpartition('.')[0]}.1/9",
                 "manageAllNodes": True,
                 "nodeLeaseDurationSeconds": 0,
-                "enableCRDs": ["Stage"],
+                "enableCRDs": ["Stage", "Exec"],
+                "enableDebuggingHandlers": True,
             },
         }
         _write(self.directory / "kwok.yaml", json.dumps(configuration))
-        arguments = f"--kubeconfig={self.directory}/kwok.kubeconfig --config={self.directory}/kwok.yaml --server-address=0.0.0.0:10247"
-        self._start("kwok", arguments)
+        arguments = (
+            f"--kubeconfig={self.directory}/kwok.kubeconfig --config={self.directory}/kwok.yaml --server-address=0.0.0.0:10247"
+            f" --tls-cert-file={self.directory}/apiserver.crt --tls-private-key-file={self.directory}/apiserver.key"
+        )
+        self._start("kwok", arguments, path=f"{HERE}/bin:{Path(sys.executable).parent}:/usr/bin:/bin")
 
-    def _start(self, name: str, arguments: str, command: Sequence[str] = ()) -> None:
+    def _start(self, name: str, arguments: str, command: Sequence[str] = (), path: str = "") -> None:
         if not self.pid(name):
-            self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()])
+            self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()], path)
 
-    def _spawn(self, name: str, command: Sequence[str], **options: Any) -> None:
+    def _spawn(self, name: str, command: Sequence[str], path: str = "", **options: Any) -> None:
         """Start a process of the cluster; its environment tells that it is ours."""
         with (self.directory / f"{name}.log").open("ab") as log:
             started = subprocess.Popen(
@@ -473,7 +479,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
+                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
                 **options,
             )
         _write(self.directory / f"{name}.pid", str(started.pid))

@@ -1,13 +1,14 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One cluster of twenty nodes for the session, and a namespace for each case."""
+"""One cluster of twenty nodes for the session, a namespace for each case, and more clusters for those that need their own."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,23 @@ NODES = 20
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The shared cluster: nodes node-0000 to -0019, of which the first carry the labels of RINGS. Its faults are the case's own."""
+def new_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Cluster]]:
+    """Starts a cluster without nodes, with a network of its own; it lives as long as the session."""
     import cluster as lab
 
     if reason := lab.obstacle():
         pytest.skip(reason)
-    with lab.Cluster(tmp_path_factory.mktemp("cluster")) as made:
-        made.nodes(NODES, RINGS, kernels=("6.8.0-45-generic", "5.15.0-119-generic", "6.1.0-28-amd64"), architectures=("amd64", "arm64"))
-        yield made
+    programs = lab.programs()
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(lab.Cluster(tmp_path_factory.mktemp("cluster"), programs))
+
+
+@pytest.fixture(scope="session")
+def cluster(new_cluster: Callable[[], Cluster]) -> Cluster:
+    """The shared cluster: nodes node-0000 to -0019, of which the first carry the labels of RINGS. Its faults are the case's own."""
+    made = new_cluster()
+    made.nodes(NODES, RINGS, kernels=("6.8.0-45-generic", "5.15.0-119-generic", "6.1.0-28-amd64"), architectures=("amd64", "arm64"))
+    return made
 
 
 @pytest.fixture

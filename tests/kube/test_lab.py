@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -206,6 +209,28 @@ def test_a_dead_node_holds_its_pods_and_comes_back(cluster: Cluster, namespace: 
     rolled(cluster, namespace)
 
 
+def test_the_client_in_a_pod_tells_what_metrics_do_not(cluster: Cluster, namespace: str) -> None:
+    text = (
+        "kind: TracingPolicy\nmetadata: {name: shut}\nspec: {options: [{name: policy-mode, value: MODE}], kprobes: [{action: Sigkill}]}\n"
+    )
+    data = {mode: text.replace("MODE", mode).replace("shut", mode) for mode in ("enforce", "monitor")}
+    cluster.faults({"policy": "enforce", "events": 100, "blocks": 50})
+    cluster.apply(config(namespace, "modes", {**data, **policies("watch")}), agents(namespace, "modes", "canary"))
+    rolled(cluster, namespace)
+    name = pods(cluster, namespace)[0]["metadata"]["name"]
+    command = ["exec", "-n", namespace, name, "-c", "tetragon", "--", "tetra", "tracingpolicy", "list", "-o", "json"]
+    time.sleep(1)
+    listed = {one["name"]: one for one in json.loads(cluster.kubectl(*command))["policies"]}
+    assert {name: one["mode"] for name, one in listed.items()} == {
+        "enforce": "TP_MODE_ENFORCE",
+        "monitor": "TP_MODE_MONITOR",
+        "watch": "TP_MODE_MONITOR_ONLY",
+    }
+    counters = listed["enforce"]["stats"]["action_counters"]
+    assert 0 < int(counters["signal"]) <= int(counters["post"])
+    assert "does not know" in cluster.kubectl(*command[:-3], check=False)
+
+
 def test_clients_outlive_the_api_server(cluster: Cluster, namespace: str) -> None:
     install(cluster, namespace, "one")
     cluster.stop_api()
@@ -259,3 +284,17 @@ def test_up_leaves_alone_what_runs(cluster: Cluster) -> None:
     before = [cluster.pid(name) for name in ("net", "etcd", "kube-apiserver", "kwok", "agents")]
     cluster.up()
     assert [cluster.pid(name) for name in ("net", "etcd", "kube-apiserver", "kwok", "agents")] == before
+
+
+def test_clusters_run_side_by_side_and_leave_nothing(cluster: Cluster, namespace: str, new_cluster: Callable[[], Cluster]) -> None:
+    other = new_cluster()
+    other.nodes(3, {"canary": 2})
+    other.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    install(other, namespace, "there")
+    install(cluster, namespace, "here")
+    for one, policy in ((other, "there"), (cluster, "here")):
+        for pod in pods(one, namespace):
+            assert set(metrics.by_label(scrape(one, pod), "tracingpolicy_kernel_memory_bytes", "policy")) == {policy}
+    processes = [other.pid(name) for name in other.usage()]
+    other.down()
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
