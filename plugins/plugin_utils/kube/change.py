@@ -24,7 +24,8 @@ POLL = 1.0
 # A count reads every node and pod of the ring: it takes at most this part of the time.
 _SHARE = 10
 _FATAL = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
-_FATAL_SEEN = 2
+# A pod may fall once or twice before what it needs is there: seconds, or half of the patience that there is.
+_FATAL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -146,21 +147,21 @@ def await_ring(
     wanted = observe.signature_of(daemon_set(api, ring)["spec"]["template"]["spec"])
     last, moved, counted, cost = -1, time.monotonic(), 0.0, 0.0
     known = Tally()
-    fatal: dict[str, int] = {}
+    fatal: dict[str, float] = {}
     while True:
         now = time.monotonic()
         settled = _settled(daemon_set(api, ring))
         if settled or now - counted >= max(3.0, cost * _SHARE) or now - moved > timeout:
-            members = [node for node in observe.nodes(api, rings).values() if node.ring == ring]
-            known = tally(members, observe.pods(api, ring), wanted)
+            known = tally(observe.nodes(api, rings, ring).values(), observe.pods(api, ring), wanted)
             counted = time.monotonic()
             cost = counted - now
             if len(known.new) != last:
                 last, moved = len(known.new), counted
                 tell(f"{ring}: {known}")
             dying = {node for node, why in known.failing.items() if any(reason in why for reason in _FATAL)}
-            fatal = {node: fatal.get(node, 0) + 1 for node in dying}
-            if known.done or max(fatal.values(), default=0) >= _FATAL_SEEN or counted - moved > timeout:
+            fatal = {node: fatal.get(node, counted) for node in dying}
+            hopeless = counted - min(fatal.values(), default=counted) >= min(_FATAL_SECONDS, timeout / 2)
+            if known.done or (fatal and hopeless) or counted - moved > timeout:
                 return known
             alive()
         time.sleep(POLL)

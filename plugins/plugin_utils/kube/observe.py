@@ -334,9 +334,13 @@ _POLICIES: dict[tuple[Any, ...], dict[str, Any]] = {}
 # --- reading a cluster ----------------------------------------------------------------------------------------------
 
 
-def nodes(api: Api, rings: Sequence[str]) -> dict[str, Node]:
-    """Every Linux node, by name."""
-    found = (read_node(raw, rings) for raw in api.items("/api/v1/nodes", labelSelector="kubernetes.io/os=linux"))
+def nodes(api: Api, rings: Sequence[str], ring: str = "") -> dict[str, Node]:
+    """Every Linux node, or those of one ring, by name."""
+    selector = "kubernetes.io/os=linux"
+    if ring and len(rings) > 1:
+        others = [one for one in rings if one != ring]
+        selector += f",{LABEL} notin ({','.join(others)})" if ring == rings[-1] else f",{LABEL}={ring}"
+    found = (read_node(raw, rings) for raw in api.items("/api/v1/nodes", labelSelector=selector))
     return {node.name: node for node in found}
 
 
@@ -457,7 +461,8 @@ def asker(api: Api, timeout: float = 30.0) -> Asker:
                 _preload_content=False,
             )
             session.run_forever(timeout=timeout)
-            text, errors, code = session.read_stdout(), session.read_stderr(), session.returncode
+            text, errors, code = session.read_stdout(timeout=0), session.read_stderr(timeout=0), session.returncode
+            session.close()
         except (ApiException, OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             raise tetra.TetraError(f"tetra could not be run in pod {pod}: {error}") from None
         if not text and (code or errors):

@@ -216,7 +216,7 @@ class Part:
         ring, api = str(entry["name"]), self.cluster.api
         changed = change.apply(api, self.cluster.helm, release, entry)
         counted = change.await_ring(api, ring, self.rings, self.cluster.timeout, self.tell, self._hold)
-        nodes = observe.nodes(api, self.rings)
+        nodes = observe.nodes(api, self.rings, ring)
         chosen = {name: (nodes[name], pod) for name, pod in counted.new.items() if name in nodes}
         found = observe.sweep(api, chosen, {ring: str(entry["bundle"])}, ask=observe.asker(api))
         return changed, {**found, **change.outcome(counted, ring, self.cluster.timeout)}
