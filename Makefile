@@ -32,6 +32,7 @@ bench:
 	@tools/tree $(BUILD)/collections
 	@rm -rf $(BUILD)/bench
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
+	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/kube.py $(BUILD)/bench-kube $(abspath $(BUILD)/collections)
 
 test-real:
 	@tools/test real
