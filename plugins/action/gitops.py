@@ -15,13 +15,13 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, env
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import build
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import argocd, helm, layout, tree
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 CHART = Path(__file__).parents[2] / "charts" / "apiary"
 LIBRARY = Path(__file__).parents[2] / "policies"
-GROUP = "apiary_clusters"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -59,9 +59,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not clusters:
                 raise refuse(f"the inventory has no cluster: put your clusters into the group {GROUP}")
             if arguments["promote"]:
-                plan = tree.promote(directory / inside, clusters, wanted.rings, arguments["promote"])
+                plan = tree.promote(directory / inside, clusters, wanted, arguments["promote"])
             else:
-                plan = tree.propose(directory / inside, wanted.rings, _wanted(arguments, inside, wanted, clusters))
+                plan = tree.propose(directory / inside, wanted, _wanted(arguments, inside, wanted, clusters))
             if not self._task.check_mode:
                 tree.apply(plan)
         except Refused as error:
@@ -95,7 +95,7 @@ def _wanted(arguments: Mapping[str, Any], inside: str, wanted: environment.Envir
         raise refuse(f"is a bundle of environment {built.environment}, not of {wanted.name}", file=arguments["bundle"])
     rendered = {}
     for cluster in clusters:
-        rings = layout.rings_of(cluster, wanted.rings)
+        rings = layout.rings_of(cluster, wanted)
         objects = helm.template(cluster, CHART, layout.values(cluster, rings, built))
         rendered[cluster] = layout.render(cluster, rings, built, objects)
     settings = argocd.Settings(

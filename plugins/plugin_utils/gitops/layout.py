@@ -21,19 +21,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.bundle import Bundle
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Ring
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment, Ring
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import argocd
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import rings as kube_rings
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import values as kube_values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import refuse
 
 # The first line of every file of ours that says what it is; policies and scripts are to the byte what agents get.
 OWN = "# Written by apiary.tetragon.gitops: "
 KUSTOMIZATION = "kustomization.yaml"
-RING = "apiary.dev/ring"
+RING = kube_rings.LABEL
 KIND = "apiary.dev/kind"
 BUNDLE = "apiary.dev/bundle"
 _HEAD = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
@@ -47,7 +49,7 @@ Files = dict[str, str]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster of the inventory. ``values`` are files for the chart, under ours.
+    """A cluster of the inventory. ``values`` are files for the chart, under ours; ``digests`` those of images, by agent version.
 
     ``kube_version`` is the Kubernetes to render for. It is always named: the one that a Helm has built in differs.
     """
@@ -59,6 +61,7 @@ class Cluster:
     values: tuple[str, ...] = ()
     kube_version: str = "1.30"
     helm: str = "helm"
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not _CLUSTER.fullmatch(self.name):
@@ -83,36 +86,16 @@ class Rendered:
     current: Files
 
 
-def rings_of(cluster: Cluster, rings: Sequence[Ring]) -> list[Ring]:
-    """The rings that have nodes of this cluster: the one its groups select, or else those that take from every cluster."""
-    whole = [ring for ring in rings if not set(ring.groups).isdisjoint(cluster.groups)]
-    if len(whole) > 1:
-        raise refuse(f"cluster {cluster.name} is by its groups in ring {whole[0].name} and in ring {whole[1].name}: rings may not overlap")
-    found = whole or [ring for ring in rings if ring.take]
-    if not found:
-        raise refuse(
-            f"cluster {cluster.name} is in no ring: its groups are {', '.join(cluster.groups) or 'none'}, "
-            "and every ring of the environment has groups of its own; add it to one of them"
-        )
-    return found
+def rings_of(cluster: Cluster, environment: Environment) -> list[Ring]:
+    """The rings that have nodes of this cluster, in order. Raises Refused."""
+    names = kube_rings.rings_of(environment, cluster.name, cluster.groups)
+    return [ring for ring in environment.rings if ring.name in names]
 
 
 def values(cluster: Cluster, rings: Sequence[Ring], bundle: Bundle) -> dict[str, Any]:
-    """Values for the chart: every ring of the cluster with the policies that the bundle has for the cluster."""
-    policies = {one["file"]: one["text"] for one in bundle.policies_for(cluster.groups, "cluster")}
-    return {
-        "library": {"enabled": False},
-        "rings": [
-            {
-                "name": ring.name,
-                "agentVersion": bundle.manifest["agent_version"],
-                "policies": policies,
-                "bundle": bundle.digest,
-                "maxSurge": int(ring.batch) if ring.batch.isdigit() else ring.batch,
-            }
-            for ring in rings
-        ],
-    }
+    """Values for the chart: every ring of the cluster with the policies that the bundle has for the cluster. Raises Refused."""
+    entries = [kube_values.with_bundle({"name": ring.name}, bundle, cluster.groups, ring.batch, cluster.digests) for ring in rings]
+    return {"library": {"enabled": False}, "rings": entries}
 
 
 def render(cluster: Cluster, rings: Sequence[Ring], bundle: Bundle, objects: Iterable[Document]) -> Rendered:

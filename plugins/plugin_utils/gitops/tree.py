@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import files
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Ring
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import layout
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops.layout import Cluster, Rendered
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
@@ -59,7 +59,7 @@ def read(path: Path) -> str | None:
         raise refuse(f"cannot be read: {error}", file=str(path)) from None
 
 
-def propose(root: Path, rings: Sequence[Ring], wanted: Wanted) -> Plan:
+def propose(root: Path, environment: Environment, wanted: Wanted) -> Plan:
     """Write a new bundle for every cluster and let the first ring take it; the others stay where they are.
 
     A ring that is new on a cluster takes it too: until then its nodes would be without an agent.
@@ -73,10 +73,14 @@ def propose(root: Path, rings: Sequence[Ring], wanted: Wanted) -> Plan:
         fixed |= {f"{cluster.bundles()}/{wanted.bundle}/{place}": text for place, text in rendered.inside.items()}
         current |= rendered.current
         named[cluster.name] = {}
-        for ring in layout.rings_of(cluster, rings):
+        for ring in layout.rings_of(cluster, environment):
             place = cluster.ring(ring.name)
             former = read(root / place)
-            bundle = wanted.bundle if ring == rings[0] or former is None else layout.bundle_named(former, ring.name, str(root / place))
+            bundle = (
+                wanted.bundle
+                if ring == environment.rings[0] or former is None
+                else layout.bundle_named(former, ring.name, str(root / place))
+            )
             named[cluster.name][ring.name] = bundle
             lines[place] = layout.ring_kustomization(cluster, ring.name, bundle)
             _there(root, cluster, ring.name, bundle, fixed)
@@ -93,20 +97,20 @@ def propose(root: Path, rings: Sequence[Ring], wanted: Wanted) -> Plan:
     return Plan(tuple(changes), named)
 
 
-def promote(root: Path, clusters: Sequence[Cluster], rings: Sequence[Ring], ring: str) -> Plan:
+def promote(root: Path, clusters: Sequence[Cluster], environment: Environment, ring: str) -> Plan:
     """Let a ring take, on every cluster, the bundle that the ring before it has: one line of one file each."""
     texts: dict[tuple[Cluster, str], str] = {}
     named: dict[str, dict[str, str]] = {}
     for cluster in clusters:
         named[cluster.name] = {}
-        for one in layout.rings_of(cluster, rings):
+        for one in layout.rings_of(cluster, environment):
             path = root / cluster.ring(one.name)
             text = read(path)
             if text is None:
                 raise refuse("is missing: run the playbook apiary.tetragon.gitops without apiary_promote first", file=str(path))
             texts[cluster, one.name] = text
             named[cluster.name][one.name] = layout.bundle_named(text, one.name, str(path))
-    names = [one.name for one in rings if any(one.name in taken for taken in named.values())]
+    names = [one.name for one in environment.rings if any(one.name in taken for taken in named.values())]
     if ring not in names[1:]:
         raise refuse(f"ring {ring!r} cannot be promoted; rings that follow another one: {', '.join(names[1:]) or 'none'}")
     before = names[names.index(ring) - 1]

@@ -8,6 +8,7 @@ Helm and kustomize themselves are in tests/kube; here a few objects stand for th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,26 @@ import pytest
 import yaml
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment as environments
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.bundle import FORMAT, Bundle
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Ring
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import argocd, layout, tree
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops.layout import Cluster
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import messages, refused
 
-RINGS = tuple(Ring(name, (), "rest", "25%", 60) for name in ("canary", "early", "fleet"))
-BY_CLUSTER = (Ring("canary", ("testing",), "", "25%", 60), Ring("fleet", ("live",), "", "25%", 60))
+
+def environment(*rings: str) -> Environment:
+    """An environment with these rings, each as a YAML mapping."""
+    text = 'name: production\nagent_version: "1.7.0"\npolicies: [{policy: network/c2, mode: monitor}]\nrings:\n'
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "environment.yml")
+        file.write_text(text + "".join(f"  - {ring}\n" for ring in rings), "utf-8")
+        return environments.load(file)
+
+
+CANARY, EARLY, FLEET = "{name: canary, take: 1%}", "{name: early, take: 10%, batch: 7}", "{name: fleet, take: rest, batch: 10%}"
+RINGS = environment(CANARY, EARLY, FLEET)
+BY_CLUSTER = environment("{name: canary, groups: [testing]}", "{name: fleet, groups: [live]}")
 ONE = Cluster("us-1", ("apiary_clusters",))
 TESTING = Cluster("test.example", ("testing",))
 LIVE = Cluster("live-1", ("live", "databases"))
@@ -99,24 +112,24 @@ def chart(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [account, *objects.values()]
 
 
-def wanted(root: Path, made: Bundle, clusters: Sequence[Cluster] = (ONE,), rings: Sequence[Ring] = RINGS) -> tree.Wanted:
+def wanted(root: Path, made: Bundle, clusters: Sequence[Cluster] = (ONE,), rings: Environment = RINGS) -> tree.Wanted:
     rendered = {}
     for cluster in clusters:
         own = layout.rings_of(cluster, rings)
         rendered[cluster] = layout.render(cluster, own, made, chart(layout.values(cluster, own, made)))
     owners = layout.code_owners(made, "apiary", {"security": "@example/security"}, ["@example/sre"])
     return tree.Wanted(
-        layout.directory_of(made, rendered), rendered, layout.argocd_files(SETTINGS, rings), (root.parent / tree.CODEOWNERS, owners)
+        layout.directory_of(made, rendered), rendered, layout.argocd_files(SETTINGS, rings.rings), (root.parent / tree.CODEOWNERS, owners)
     )
 
 
-def propose(root: Path, made: Bundle, clusters: Sequence[Cluster] = (ONE,), rings: Sequence[Ring] = RINGS) -> tree.Plan:
+def propose(root: Path, made: Bundle, clusters: Sequence[Cluster] = (ONE,), rings: Environment = RINGS) -> tree.Plan:
     plan = tree.propose(root, rings, wanted(root, made, clusters, rings))
     tree.apply(plan)
     return plan
 
 
-def promote(root: Path, ring: str, clusters: Sequence[Cluster] = (ONE,), rings: Sequence[Ring] = RINGS) -> tree.Plan:
+def promote(root: Path, ring: str, clusters: Sequence[Cluster] = (ONE,), rings: Environment = RINGS) -> tree.Plan:
     plan = tree.promote(root, clusters, rings, ring)
     tree.apply(plan)
     return plan
@@ -231,7 +244,7 @@ def test_a_bundle_goes_when_no_ring_named_it_before_the_run_either(root: Path) -
 
 
 def test_sets_of_clusters_outside_the_inventory_stay(root: Path) -> None:
-    propose(root, bundle(), (ONE, LIVE), (*BY_CLUSTER, RINGS[0]))
+    propose(root, bundle(), (ONE, LIVE), environment(CANARY, "{name: live, groups: [live]}"))
     before = content(root)
     for text in "bcd":
         propose(root, bundle(text), (ONE,), RINGS)
@@ -289,7 +302,7 @@ def test_a_line_that_names_no_bundle_is_refused(root: Path, line: str, said: str
 
 def test_a_ring_that_is_gone_goes_and_the_others_learn_their_nodes_at_once(root: Path) -> None:
     propose(root, bundle())
-    propose(root, bundle(), rings=(RINGS[0], RINGS[2]))
+    propose(root, bundle(), rings=environment(CANARY, FLEET))
     assert not (root / "clusters/us-1/rings/early").exists()
     (patch,) = load(root, "clusters/us-1/rings/fleet/nodes.yaml")
     assert patch["value"] == {"rule": {"key": "apiary.dev/ring", "operator": "NotIn", "values": ["canary"]}}
@@ -347,15 +360,16 @@ def test_a_cluster_without_a_ring_is_refused() -> None:
     assert "us-1 is in no ring" in messages(refused(lambda: layout.rings_of(ONE, BY_CLUSTER)))
 
 
-def test_a_cluster_in_two_rings_is_refused() -> None:
-    both = Cluster("us-1", ("testing", "live"))
-    assert "in ring canary and in ring fleet" in messages(refused(lambda: layout.rings_of(both, BY_CLUSTER)))
+def test_an_image_that_is_pinned_is_rendered_so() -> None:
+    digest = f"sha256:{'0' * 64}"
+    pinned = Cluster("us-1", (), digests={"1.7.0": digest, "1.6.1": "other"})
+    assert {ring["imageDigest"] for ring in layout.values(pinned, RINGS.rings, bundle())["rings"]} == {digest}
 
 
 def test_objects_of_one_name_in_two_namespaces_are_two_files() -> None:
     here, there = ({"apiVersion": "v1", "kind": "Role", "metadata": {"name": "apiary", "namespace": one}} for one in ("tetragon", "other"))
-    made = layout.values(ONE, RINGS, bundle())
-    current = layout.render(ONE, RINGS, bundle(), [*chart(made), here, there]).current
+    made = layout.values(ONE, RINGS.rings, bundle())
+    current = layout.render(ONE, RINGS.rings, bundle(), [*chart(made), here, there]).current
     assert {"common/us-1/role-apiary.yaml", "common/us-1/role-other.apiary.yaml"} <= current.keys()
 
 
@@ -365,7 +379,7 @@ def test_a_cluster_whose_name_cannot_be_a_directory_is_refused(name: str) -> Non
 
 
 def test_a_chart_without_rings_is_refused() -> None:
-    assert "no DaemonSet for ring canary, early, fleet" in messages(refused(lambda: layout.render(ONE, RINGS, bundle(), [])))
+    assert "no DaemonSet for ring canary, early, fleet" in messages(refused(lambda: layout.render(ONE, RINGS.rings, bundle(), [])))
 
 
 def test_every_application_has_a_name_of_its_own() -> None:
@@ -443,8 +457,7 @@ def test_the_lines_that_name_a_bundle_come_after_it(root: Path) -> None:
 
 
 def test_a_batch_is_how_many_agents_are_changed_at_a_time() -> None:
-    rings = [Ring("a", (), "rest", "10%", 1), Ring("b", (), "rest", "7", 1)]
-    made = layout.values(ONE, rings, bundle())
-    assert [ring["maxSurge"] for ring in made["rings"]] == ["10%", 7]
+    made = layout.values(ONE, RINGS.rings, bundle())
+    assert [ring["maxSurge"] for ring in made["rings"]] == ["100%", 7, "10%"]
     assert {ring["bundle"] for ring in made["rings"]} == {bundle().digest}
     assert made["library"] == {"enabled": False}
