@@ -23,7 +23,8 @@ description:
     named it before nor names it after. What belongs to clusters that are not in the inventory stays.
   - The same input gives the same files. Nothing is committed.
   - Clusters are described by the inventory variables C(apiary_kube_namespace), C(apiary_kube_release),
-    C(apiary_kube_values), C(apiary_kube_digests), C(apiary_kube_version) (the Kubernetes to render for, C(1.30) unless set) and C(apiary_helm).
+    C(apiary_kube_values), C(apiary_kube_digests), C(apiary_kube_version) (the Kubernetes to render for, C(1.30) unless set)
+    and C(apiary_helm).
   - Runs on the controller and needs no host and no cluster.
 options:
   environment_file:

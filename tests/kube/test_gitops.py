@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import subprocess
 import sys
@@ -47,12 +46,12 @@ class Desk:
         self.root = directory / "repository" / "apiary"
         (directory / "environment.yml").write_text(ENVIRONMENT, "utf-8")
         clusters = {"one": {}, "data.example": {}}
-        common = {"apiary_helm": str(programs / "helm3"), "apiary_kube_namespace": namespace}
+        common = {"ansible_connection": "local", "apiary_helm": str(programs / "helm3"), "apiary_kube_namespace": namespace}
         groups = {"apiary_clusters": {"hosts": clusters, "vars": common}, "databases": {"hosts": {"data.example": {}}}}
         (directory / "inventory.json").write_text(json.dumps({"all": {"children": groups}}), "utf-8")
 
-    def play(self, *arguments: str, **variables: Any) -> str:
-        """One run of the playbook; its output. Raises AssertionError with it."""
+    def play(self, *arguments: str, playbook: str = "gitops", **variables: Any) -> str:
+        """One run of a playbook; its output. Raises AssertionError with it."""
         given = {
             "apiary_environment": "environment.yml",
             "apiary_gitops_dir": "repository",
@@ -62,7 +61,7 @@ class Desk:
             **variables,
         }
         program = str(Path(sys.executable).with_name("ansible-playbook"))
-        command = [program, "apiary.tetragon.gitops", "-i", "inventory.json", "-e", json.dumps(given), *arguments]
+        command = [program, f"apiary.tetragon.{playbook}", "-i", "inventory.json", "-e", json.dumps(given), *arguments]
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -250,41 +249,28 @@ def test_the_tree_runs_and_a_promotion_moves_one_ring(cluster: Cluster, namespac
             assert {volume["configMap"]["name"] for volume in one["spec"]["template"]["spec"]["volumes"] if "configMap" in volume} <= maps
 
 
-def test_the_published_truth_outlives_a_sync_and_says_when_it_is_of_a_former_bundle(
-    cluster: Cluster, namespace: str, applied: Desk
-) -> None:
+def test_the_truth_that_is_published_makes_the_health_of_a_ring(cluster: Cluster, namespace: str, applied: Desk) -> None:
     path = f"/api/v1/namespaces/{namespace}/configmaps/apiary-truth-canary"
+    at = {"apiary_kubeconfig": str(cluster.kubeconfig), "apiary_hosts": "one"}
+    rolled(cluster, namespace)
     assert health(cluster.request("GET", path)) == ("Progressing", "no truth has been published for this ring yet")
-    truth = {
-        "format": "apiary.dev/truth/1",
-        "ring": "canary",
-        "bundle": cluster.request("GET", path)["metadata"]["annotations"]["apiary.dev/bundle"],
-        "nodes": 2,
-        "ready": 2,
-        "policies": {},
-        "off": [],
-        "off_total": 0,
-        "verdict": "healthy",
-        "reason": "",
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    document = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": "apiary-truth-canary",
-            "namespace": namespace,
-            "labels": {"apiary.dev/ring": "canary", "apiary.dev/kind": "truth"},
-            "annotations": {"apiary.dev/verdict": "healthy"},
-        },
-        "data": {"truth.json": json.dumps(truth)},
-    }
-    cluster.kubectl("apply", "--server-side", "--field-manager", "apiary", "-f", "-", input=json.dumps(document))
+    applied.play(playbook="cluster_truth", **at)
     assert health(cluster.request("GET", path)) == ("Healthy", "2 of 2 nodes ready")
     apply(cluster, applied, "clusters/one/rings/canary")
     assert health(cluster.request("GET", path)) == ("Healthy", "2 of 2 nodes ready")
+    former = cluster.request("GET", path)["metadata"]["annotations"]["apiary.dev/bundle"]
     applied.change()
     applied.play()
+    cluster.faults({"namespaces": [namespace], "nodes": ["node-0001"], "policy": "c2-ranges*", "load_error": True})
     apply(cluster, applied, "clusters/one/rings/canary")
     status, message = health(cluster.request("GET", path))
-    assert status == "Progressing" and truth["bundle"][:16] in message
+    assert status == "Progressing" and f"the published truth is of bundle {former[:16]}" in message
+
+    def told(wanted: str, part: str) -> bool:
+        applied.play(playbook="cluster_truth", **at)
+        status, message = health(cluster.request("GET", path))
+        return status == wanted and part in message
+
+    cluster.wait(lambda: told("Progressing", "node-0001 ("), "the node that cannot load it", 90)
+    cluster.faults()
+    cluster.wait(lambda: told("Healthy", "2 of 2 nodes ready"), "the ring", 90)
