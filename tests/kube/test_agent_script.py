@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from node import DENIED, SCRIPT, Node, NotReady, Seen
-from enforcing import KILL, LSM, deny
+from node import DENIED, KILL, LAB, LSM, OPTIONS, SCRIPT, Node, Seen, deny
 
 POLICIES = [deny("1"), KILL, LSM]
 NEXT = [deny("2", "/more"), KILL, LSM]
@@ -29,6 +31,14 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def forbidden(node: Node) -> dict[str, str]:
     return {path: node.host.kernel.act("open", path).result for path in DENIED}
+
+
+def wrap(node: Node, script: str) -> None:
+    """Put a shell script in the place of bpftool; it has the real one as REAL."""
+    real = node.bin / "bpftool.real"
+    (node.bin / "bpftool").rename(real)
+    (node.bin / "bpftool").write_text("#!/bin/sh\n" + script.replace("REAL", str(real)) + "\n", encoding="utf-8")
+    (node.bin / "bpftool").chmod(0o755)
 
 
 def clean(seen: Seen) -> None:
@@ -60,16 +70,38 @@ def test_a_new_pod_takes_over_without_a_gap_and_the_old_ones_pins_go_when_it_end
     assert node.host.kernel.act("open", "/more").result == "denied"
 
 
+def test_at_every_moment_of_the_flip_somebody_enforces(node: Node) -> None:
+    """Each command of the flip is run alone here, with a forbidden act after it."""
+    old, new = node.pod(POLICIES), node.pod(NEXT)
+    old.start().wait_ready()
+    tried = node.path / "tried"
+    wrap(
+        node,
+        f"""if [ "$1" = batch ] && [ "${{3##*/}}" = flip ]; then
+            while read -r line; do
+                echo "$line" >"$3.one"; REAL batch file "$3.one" || exit
+                {LAB}/bin/act open /secret >>{tried} || true
+            done <"$3"
+            exit 0
+        fi
+        exec REAL "$@\"""",
+    )
+    new.start().wait_ready()
+    assert tried.read_text(encoding="utf-8").splitlines() == ["open /secret: denied (EPERM)"] * 2
+
+
 def test_two_agents_never_load_at_the_same_time(node: Node) -> None:
-    first, second = node.pod(POLICIES), node.pod(NEXT)
-    node.host.faults(load_seconds=0.3)
-    first.start()
-    second.start()
-    second.wait_ready() if first.log.count("Loading sensor") > second.log.count("Loading sensor") else None
-    for pod in (first, second):
-        pod.wait_log("is in charge")
-    logs = [pod.log for pod in (first, second)]
-    assert all("msg=\"Loading sensor\"" in log for log in logs)
+    pods = [node.pod(POLICIES), node.pod(NEXT), node.pod(POLICIES)]
+    node.host.faults(load_seconds=0.2)
+    for pod in pods:
+        pod.start()
+    together = [0]
+    deadline = time.monotonic() + 60
+    while not all("is in charge" in pod.log for pod in pods):
+        together.append(sum("Starting tetragon" in pod.log and "is in charge" not in pod.log for pod in pods))
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert max(together) == 1
 
 
 def test_a_crash_of_the_agent_in_charge_keeps_what_is_pinned_and_is_mended_by_the_next_start(node: Node) -> None:
@@ -108,15 +140,8 @@ def test_a_flip_that_is_not_seen_is_taken_back(node: Node) -> None:
     old, new, seen = node.pod(POLICIES), node.pod(NEXT), Seen()
     old.start().wait_ready()
     pins = node.pins
-    liar = node.bin / "bpftool.real"
-    (node.bin / "bpftool").rename(liar)
     # Sets what the old agent loses, and not what the new one gains.
-    (node.bin / "bpftool").write_text(
-        f'#!/bin/sh\nif [ "$1" = batch ] && [ "${{3##*/}}" = flip ]; then grep "value 1" "$3" >"$3.half"; exec {liar} batch file "$3.half"; fi\n'
-        f'exec {liar} "$@"\n',
-        encoding="utf-8",
-    )
-    (node.bin / "bpftool").chmod(0o755)
+    wrap(node, 'if [ "${3##*/}" = flip ]; then grep "value 1" "$3" >"$3.half"; exec REAL batch file "$3.half"; fi\nexec REAL "$@"')
     with node.probed(seen):
         new.start()
         assert new.wait_end() == 1
@@ -131,12 +156,7 @@ def test_a_flip_that_is_not_seen_is_taken_back(node: Node) -> None:
 def test_a_pod_killed_between_flip_and_take_over_is_mended_by_the_one_in_charge(node: Node) -> None:
     old, new = node.pod(POLICIES), node.pod(NEXT)
     old.start().wait_ready()
-    real = node.bin / "bpftool.real"
-    (node.bin / "bpftool").rename(real)
-    (node.bin / "bpftool").write_text(
-        f'#!/bin/sh\n{real} "$@" || exit\nif [ "${{3##*/}}" = flip ]; then kill -9 -"$(ps -o sid= $$ | tr -d " ")"; fi\n', encoding="utf-8"
-    )
-    (node.bin / "bpftool").chmod(0o755)
+    wrap(node, 'REAL "$@" || exit\nif [ "${3##*/}" = flip ]; then kill -9 -"$(ps -o sid= $$ | tr -d " ")"; fi')
     new.start()
     assert new.wait_end() == -signal.SIGKILL
     node.settled(old)
@@ -212,13 +232,13 @@ def test_stale_verdicts_of_threads_that_are_gone_are_cleared(node: Node) -> None
     pod = node.pod(POLICIES)
     pod.start().wait_ready()
     (tasks,) = (node.bpffs / node.pins[0] / "deny-1").rglob("override_tasks")
-    with tasks.open("ab") as file:
-        file.write((77 << 32 | 77).to_bytes(8, "little") + (-1).to_bytes(4, "little", signed=True))
+    thread = [str(byte) for byte in (77 << 32 | 77).to_bytes(8, "little")]
+    node.bpftool("map", "update", "pinned", str(tasks), "key", *thread, "value", "255", "255", "255", "255")
     other = node.pod(POLICIES)
     node.host.faults(load_seconds=0, fail_load=["lsm-1"])
     assert other.start().wait_end() == 1  # once it is gone, the one in charge tidies up
     pod.wait_log("1 stale override entries cleared")
-    assert len(tasks.read_bytes()) == 4
+    assert json.loads(node.bpftool("-j", "map", "dump", "pinned", str(tasks))) == []
 
 
 def test_clean_removes_everything_once_no_pod_is_there(node: Node) -> None:
@@ -246,9 +266,6 @@ def test_pins_are_made_on_a_bpf_file_system_of_the_node_only(node: Node) -> None
 
 
 def test_a_namespaced_policy_and_one_that_only_observes_count_too(node: Node) -> None:
-    import dataclasses
-    import json
-
     namespaced = json.loads(deny("3").text)
     namespaced["kind"] = "TracingPolicyNamespaced"
     namespaced["metadata"]["namespace"] = "shop"
@@ -259,12 +276,64 @@ def test_a_namespaced_policy_and_one_that_only_observes_count_too(node: Node) ->
         dataclasses.replace(deny("3"), namespace="shop", text=json.dumps(namespaced)),
         dataclasses.replace(LSM, name="watch-1", mode="observe", text=json.dumps(watch)),
     ]
-    options = {"gops-address": "", "health-server-address": "", "enable-policy-filter": "true", "keep-sensors-on-exit": "true", "release-pinned-bpf": "false"}
+    options = {**OPTIONS, "enable-policy-filter": "true"}
     old, new = node.pod(policies, options=options), node.pod(policies, options=options)
     old.start().wait_ready()
     new.start().wait_ready()
     assert old.stop() == 0
     node.settled(new)
+
+
+def test_upstreams_agent_is_taken_over_from_without_a_gap(node: Node) -> None:
+    for policy in POLICIES:
+        (node.host.policies / policy.file).write_text(policy.text, encoding="utf-8")
+    node.host.start()
+    assert node.host.process is not None
+    (node.path / "proc" / str(node.host.process.pid)).symlink_to(f"/proc/{node.host.process.pid}")
+    pod, seen = node.pod(NEXT), Seen()
+    node.adopt = True
+    with node.probed(seen):
+        pod.start().wait_ready()
+        time.sleep(0.5)
+        assert "tetragon" in node.pins
+        node.host.stop()  # it keeps its pins
+        node.settled(pod)
+    clean(seen)
+    assert "upstream's agent is gone: its pins are removed" in pod.log
+
+
+def test_a_set_without_policies_takes_over_too_and_what_was_enforced_ends(node: Node) -> None:
+    old, new = node.pod(POLICIES), node.pod([])
+    old.start().wait_ready()
+    new.start().wait_ready()
+    assert old.stop() == 0
+    node.settled(new)
+    assert set(forbidden(node).values()) == {"allowed"}
+
+
+def test_the_tools_of_the_agents_image_are_enough(node: Node) -> None:
+    """That image is Alpine's: bash and busybox. Debian's busybox has no flock, Alpine's has."""
+    tools = node.path / "tools"
+    tools.mkdir()
+    subprocess.run(["busybox", "--install", "-s", str(tools)], check=True)
+    for program in ("bash", "flock"):
+        (tools / program).unlink(missing_ok=True)
+        (tools / program).symlink_to(str(shutil.which(program)))
+    node.tools = str(tools)
+    old, new = node.pod(POLICIES), node.pod(NEXT)
+    old.start().wait_ready()
+    (node.path / "export" / f"{old.uid}.log").touch()
+    (node.path / "export" / f"{'0' * 8}-0000-0000-0000-{'0' * 12}.log").touch()
+    for file in (node.path / "export").iterdir():
+        os.utime(file, (0, 0))
+    new.start().wait_ready()
+    assert old.stop() == 0
+    node.settled(new)
+    assert new.stop() == 0
+    assert new.verb("clean").returncode == 0
+    assert node.pins == []
+    assert f"{old.uid}.log" in [file.name for file in (node.path / "export").iterdir()]
+    assert not list((node.path / "export").glob("0000*"))
 
 
 def test_the_script_is_sound() -> None:
