@@ -1,12 +1,13 @@
 # make demo   a staged rollout over a lab on this machine, and one that halts itself
 # make test   all set-up and every check
 # make check  the checks that need no root
-# make bench  the measurements of tests/bench
+# make bench  the measurements of tests/bench; those on hosts need root
 # make test-real TETRAGON_RELEASE=FILE   the real agent of that release tarball, in a machine with a stock kernel
 # make clean  remove what these made
 
 PYTHON ?= python3
 BUILD := .build
+LAB := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/apiary/hosts
 export PYTHON
 
 .PHONY: help demo test check bench test-real clean
@@ -33,6 +34,9 @@ bench:
 	@rm -rf $(BUILD)/bench
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/kube.py $(BUILD)/bench-kube $(abspath $(BUILD)/collections)
+	@if [ "$$(id -u)" = 0 ]; then tests/lab/hosts/setup $(LAB) && \
+	PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/hosts.py $(BUILD)/bench/hosts $(abspath $(BUILD)/collections) $(LAB); \
+	else echo "The measurements on hosts need root: sudo make bench"; fi
 
 test-real:
 	@tools/test real

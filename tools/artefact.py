@@ -10,7 +10,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-NEEDED = {"README.md", "LICENSE", "requirements.txt", "meta/runtime.yml", "meta/execution-environment.yml", "playbooks/rollout.yml"}
+NEEDED = set(
+    "README.md LICENSE requirements.txt meta/runtime.yml meta/execution-environment.yml playbooks/rollout.yml charts/apiary/Chart.yaml"
+    " charts/apiary/values.schema.json charts/apiary/files/agent.sh charts/apiary/platforms/eks.yaml".split()
+)
 KEPT_OUT = ("tests/", "tools/", "molecule/", ".", "Makefile", "pyproject.toml", "changelogs/fragments/")
 
 

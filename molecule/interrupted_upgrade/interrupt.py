@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import handover, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import handover, systemd, units
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
 
 
@@ -24,7 +24,7 @@ def main(step, version):
 
     handover.write_json = write_and_die
     limits = units.Limits(restart_seconds=1, start_limit=3)
-    done = handover.Handover(Layout(), handover.Systemd()).execute(handover.Agent(version, {}, limits))
+    done = handover.Handover(Layout(), systemd.Systemd()).execute(handover.Agent(version, {}, limits))
     print("; ".join(done.actions))
 
 

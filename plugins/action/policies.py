@@ -13,7 +13,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, recorded
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 
-_SENT = ("loaded", "mode", "text", "namespace", "unpinned", "overrides", "binaries")
+_SENT = ("loaded", "mode", "text", "namespace", "unpinned", "overrides", "binaries", "trigger")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

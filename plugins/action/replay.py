@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents, formats
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import DEFAULT_PROTECTED
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import default_protected
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, required
@@ -54,7 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "policy_path": {"type": "list", "elements": "path", "default": []},
                 "values": {"type": "dict", "default": {}},
                 "form": {"type": "str", "choices": list(FORMS), "default": FORMS[0]},
-                "protected": {"type": "list", "elements": "str", "default": list(DEFAULT_PROTECTED)},
+                "protected": {"type": "list", "elements": "str"},
                 "explain": {"type": "str"},
                 "workers": {"type": "int", "default": 0},
                 **{name: {"type": "path"} for name in formats.REPORTS},
@@ -70,7 +70,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     library = Library([*arguments["policy_path"], LIBRARY])
     version = parse_version(arguments["agent_version"])
-    gathered = gather(arguments["policies"], library, version, arguments["protected"], arguments["values"], arguments["form"])
+    protected = arguments["protected"]
+    if protected is None:
+        protected = default_protected(arguments["agent_version"])
+    gathered = gather(arguments["policies"], library, version, protected, arguments["values"], arguments["form"])
     if not gathered.policies:
         raise Refused(reports.nothing_to_replay(gathered.problems))
     recorders = [documents.load(path) for path in recorder_files(arguments["recorders"], arguments["corpus"])]

@@ -92,6 +92,8 @@ observation:
         - Every policy with state, mode, error, counters and pinned links per hook; null when the agent is silent.
         - C(replaced) names the files under a policy's uprobes that were replaced after it was loaded. It sees and enforces nothing there
           until M(apiary.tetragon.policies) runs again.
+        - C(stale_overrides) counts verdicts in its maps on threads that are gone; null when they cannot be read. They come from two
+          policies that override one function, and a policy whose map is full of them denies nothing.
       type: list
       elements: dict
       returned: always
@@ -108,7 +110,7 @@ observation:
       type: dict
       returned: always
     troubles:
-      description: What is wrong on the host; enforcing but blind, crash loop, start limit, alarm, policies whose binary was replaced.
+      description: What is wrong on the host; enforcing but blind, crash loop, start limit, alarm, policies that are listed and do nothing.
       type: list
       elements: str
       returned: always

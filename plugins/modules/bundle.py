@@ -17,19 +17,10 @@ description:
     and against the lints, replays its cases, and writes the result as a content-addressed directory.
   - The same input gives the same digest on any machine.
   - Runs on the controller and needs no host.
+extends_documentation_fragment:
+  - apiary.tetragon.library
+  - apiary.tetragon.library.environment
 options:
-  environment_file:
-    description:
-      - The environment file.
-    type: path
-    required: true
-  policy_path:
-    description:
-      - Directories with policies of your own. A policy found there goes before one of the same name in the
-        collection's library, which is always searched last.
-    type: list
-    elements: path
-    default: []
   directory:
     description:
       - Where bundles are kept. The bundle becomes a directory in it, named after environment and digest.
@@ -38,10 +29,6 @@ options:
   against:
     description:
       - Directory of a former bundle, to say what changed.
-    type: path
-  cache_dir:
-    description:
-      - Where results of checks are kept, by the digest of everything they depend on.
     type: path
 attributes:
   check_mode:

@@ -21,24 +21,10 @@ description:
     many of the planted bugs live. The reports are written all the same.
   - Runs on the controller and needs no host.
 extends_documentation_fragment:
+  - apiary.tetragon.library
+  - apiary.tetragon.library.environment
   - apiary.tetragon.reports
 options:
-  environment_file:
-    description:
-      - The environment file.
-    type: path
-    required: true
-  policy_path:
-    description:
-      - Directories with policies of your own. A policy found there goes before one of the same name in the
-        collection's library, which is always searched last.
-    type: list
-    elements: path
-    default: []
-  cache_dir:
-    description:
-      - Where results of checks are kept, by the digest of everything they depend on.
-    type: path
   mutation:
     description:
       - Check the cases too, by planting known bugs into each policy (see RV(check)).

@@ -106,9 +106,9 @@ drill:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import EVENTS, Drill, DrillError
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import ServiceError, Systemd
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import Busy
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.systemd import ServiceError, Systemd
 
 
 def main() -> None:

@@ -94,12 +94,11 @@ def main() -> None:
     params = dict(module.params)
     try:
         version, options = exact_version(params.pop("version")), params.pop("options")
-        wrong = flags.problems(version, options)
+        limits = Limits(**params)
+        wrong = flags.problems(version, options) + limits.problems()
         if wrong:
             module.fail_json(msg="; ".join(wrong))
-        result = install(
-            version, {name: flags.text_of(value) for name, value in options.items()}, Limits(**params), check=module.check_mode
-        )
+        result = install(version, {name: flags.text_of(value) for name, value in options.items()}, limits, check=module.check_mode)
     except (InstallError, ReleaseError) as error:
         module.fail_json(msg=str(error))
     changed = bool(result.actions or result.handover)

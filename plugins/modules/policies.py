@@ -21,6 +21,8 @@ description:
     in it, so that a restart yields the same.
   - A policy whose uprobes sit in a program or library that was replaced since it was loaded is loaded again; until then it sees and
     enforces nothing in the new file.
+  - What threads that are gone have left in a policy's map of verdicts is cleared in every run, since a policy whose map is full denies
+    nothing. Two policies that override one function leave it there.
   - On any failure the host is as before, and the agent's own words are in the message.
   - Policies that this collection did not load are never touched.
 extends_documentation_fragment:

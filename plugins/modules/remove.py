@@ -47,9 +47,9 @@ removed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import ServiceError, Systemd
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.remove import present, remove
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.systemd import ServiceError, Systemd
 
 
 def main() -> None:

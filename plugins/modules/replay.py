@@ -21,6 +21,7 @@ description:
     would not take; the others are replayed and reported all the same.
   - Runs on the controller and needs no host.
 extends_documentation_fragment:
+  - apiary.tetragon.library
   - apiary.tetragon.reports
 options:
   policies:
@@ -62,12 +63,6 @@ options:
       - The version of the agent that is to run the policies.
     type: str
     default: 1.7.0
-  policy_path:
-    description:
-      - Directories with library policies of your own, searched before the collection's.
-    type: list
-    elements: path
-    default: []
   values:
     description:
       - Values for the inputs of library policies, by C(<category>/<name>).

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import RELEASES
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs, kernel, schema
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
@@ -36,6 +37,8 @@ DEFAULT_PROTECTED = (
     "/usr/libexec/openssh/sshd-auth",
     "/usr/local/bin/tetragon",
     "/usr/bin/tetragon",
+    "/usr/local/bin/tetra",
+    "/usr/bin/tetra",
     "/usr/bin/kubelet",
     "/usr/local/bin/kubelet",
     "/usr/bin/containerd",
@@ -43,6 +46,16 @@ DEFAULT_PROTECTED = (
     "/usr/bin/dockerd",
     "/usr/bin/crio",
 )
+
+
+def default_protected(agent_version: str) -> tuple[str, ...]:
+    """What nothing may kill unless an environment says otherwise, with the agent of this version where our role puts it.
+
+    The agent compares whole paths, of the executed file behind all links, and one selector has one matchBinaries: a prefix for
+    all versions would have no room beside the list.
+    """
+    return (*DEFAULT_PROTECTED, *(f"{RELEASES}/{agent_version}/bin/{program}" for program in ("tetragon", "tetra")))
+
 
 _DURATION = re.compile(r"^([0-9]+)(s|m|h|d)$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -240,7 +253,7 @@ def load(path: str | Path, shown_as: str = "") -> Environment:
         agent_version=data["agent_version"],
         version=version,
         kernel=kernel.from_data(data.get("kernel", {})),
-        protected=tuple(data.get("protected", DEFAULT_PROTECTED)),
+        protected=tuple(data.get("protected", default_protected(data["agent_version"]))),
         entries=tuple(_entry(raw) for raw in data["policies"]),
         rings=tuple(
             Ring(

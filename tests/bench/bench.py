@@ -3,6 +3,8 @@
 
 """The measurements that performance is judged by: ratios of two things measured in one run, and a few absolute costs.
 
+Of policies here; of the agent on hosts in ``hosts.py``.
+
 ``bench.py DIRECTORY COLLECTIONS`` prints a table and writes ``bench.json``. Hosts are stand-in agents on this machine,
 so what is compared is the cost on the controller and on the hosts together.
 """
@@ -10,14 +12,11 @@ so what is compared is the cost on the controller and on the hosts together.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -27,6 +26,7 @@ REPOSITORY = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "lab"))
 
 from fleet import Fleet  # noqa: E402
+from measure import Plays, Result, report  # noqa: E402
 
 POLICIES, ENVIRONMENTS = 40, 20
 MANY_HOSTS, FEW_HOSTS, PLANNED_HOSTS = 100, 5, 10_000
@@ -35,45 +35,19 @@ REPEATS = 3
 SOURCES = sorted(path.parent for path in (REPOSITORY / "policies").glob("*/*/meta.yml"))
 
 
-@dataclass(frozen=True)
-class Result:
-    """One measurement: what was reached, and the goal it is held against."""
-
-    name: str
-    value: float
-    unit: str
-    goal: str
-    good: bool
-    detail: str
-
-
 class Bench:
     """One run of all measurements in a directory of its own."""
 
     def __init__(self, directory: Path, collections: Path) -> None:
         self.directory = directory
-        self.environment = {
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
-            "ANSIBLE_FORKS": "4",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-            "PYTHONPATH": str(collections),
-        }
+        self.plays = Plays(directory, collections, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.minimal")
+        self.environment = self.plays.environment
         self.library = directory / "policies"
         self._make_library()
 
-    def run(self) -> list[Result]:
-        results = []
-        for measure in (self.render_and_check, self.plan_rings, self.replay, self.converge_nothing, self.converge_change):
-            for result in measure():
-                verdict = "ok  " if result.good else "MISS"
-                print(
-                    f"{verdict}  {result.name:<42} {result.value:>8.3g} {result.unit:<3} goal {result.goal:<7} {result.detail}", flush=True
-                )
-                results.append(result)
-        return results
+    def run(self) -> bool:
+        measures = (self.render_and_check, self.plan_rings, self.replay, self.converge_nothing, self.converge_change)
+        return report(measures, self.directory / "bench.json")
 
     def _make_library(self) -> None:
         """Forty policies: copies of the library's, under names of their own."""
@@ -119,16 +93,8 @@ class Bench:
         return path
 
     def _play(self, playbook: Path | str, inventory: Path | None, **variables: object) -> float:
-        """Run a playbook; returns CPU seconds of the whole process tree. Fails the bench when the play fails."""
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), str(playbook), "--extra-vars", json.dumps(variables)]
-        if inventory:
-            command += ["--inventory", str(inventory)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, env=self.environment, cwd=self.directory, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise SystemExit(f"bench: {playbook} failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        """CPU seconds of a playbook's run."""
+        return self.plays.play(playbook, inventory, **variables).cpu
 
     def _bundle(self, environment: Path) -> Path:
         target = self.directory / "bundles"
@@ -251,9 +217,7 @@ class Bench:
 def main() -> None:
     """Command line."""
     directory, collections = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-    results = Bench(directory, collections).run()
-    (directory / "bench.json").write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
-    sys.exit(not all(result.good for result in results))
+    sys.exit(not Bench(directory, collections).run())
 
 
 if __name__ == "__main__":

@@ -455,6 +455,8 @@ class Cluster:
                 "cidr": f"{net.PODS.rpartition('.')[0]}.1/9",
                 "manageAllNodes": True,
                 "nodeLeaseDurationSeconds": 0,
+                "nodePlayStageParallelism": 4,
+                "podPlayStageParallelism": 4,
                 "enableCRDs": ["Stage", "Exec"],
                 "enableDebuggingHandlers": True,
             },

@@ -30,6 +30,8 @@ from standin.kernel import Caller, Kernel  # noqa: E402
 SCRIPT = Path(__file__).parents[2] / "charts/apiary/files/agent.sh"
 __all__ = ["DENIED", "KILL", "LAB", "LSM", "OPTIONS", "SCRIPT", "Node", "Pod", "Seen", "deny"]
 DENIED = {"/secret": "denied", "/kill": "killed", "/lsm": "denied"}
+# As tests/lab: with $STANDIN_BPFFS set, in a mount namespace of one's own, pins are real and bpftool is the real one.
+REAL_BPFFS = bool(os.environ.get("STANDIN_BPFFS"))
 OPTIONS = {
     "gops-address": "",
     "health-server-address": "",
@@ -57,7 +59,7 @@ class Pod:
     def environment(self) -> dict[str, str]:
         root = self.node.path
         return {
-            "PATH": f"{self.node.bin}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.node.bin}:{self.node.tools}",
             "POD_UID": self.uid,
             "STANDIN_ROOT": str(root),
             "STANDIN_RUN_DIR": "/" + str((self.home / "tetragon").relative_to(root)),
@@ -69,6 +71,7 @@ class Pod:
             "APIARY_PROC": str(root / "proc"),
             "APIARY_EXPORT": str(root / "export"),
             "APIARY_TICK": "0.1",
+            **({"APIARY_ADOPT": "yes"} if self.node.adopt else {}),
         }
 
     def verb(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -146,16 +149,21 @@ class Node:
         self.bpffs = self.path / "sys/fs/bpf"
         self.run = self.path / "run/apiary"
         self.bin = self.path / "bin"
+        self.tools = "/usr/sbin:/usr/bin:/sbin:/bin"
+        self.adopt = False
         self.pods: list[Pod] = []
         for directory in (self.bpffs, self.bin, self.path / "export"):
             directory.mkdir(parents=True)
         for name in ("self", "1"):
             (self.path / "proc" / name).mkdir(parents=True)
             (self.path / "proc" / name / "mounts").write_text(f"bpf {self.bpffs} bpf rw 0 0\n", encoding="utf-8")
+        if REAL_BPFFS:
+            subprocess.run(["mount", "-t", "bpf", "bpf", str(self.bpffs)], check=True)
         for program in ("tetragon", "tetra", "bpftool"):
-            path = self.bin / program
+            real = shutil.which(program) if REAL_BPFFS and program == "bpftool" else BIN / program
             interpreter = f"{sys.executable} " if program == "tetragon" else ""
-            path.write_text(f'#!/bin/sh\nexec {interpreter}{BIN / program} "$@"\n', encoding="utf-8")
+            path = self.bin / program
+            path.write_text(f'#!/bin/sh\nexec {interpreter}{real} "$@"\n', encoding="utf-8")
             path.chmod(0o755)
         self.host.faults(load_seconds=0)
 
@@ -163,6 +171,7 @@ class Node:
         return self
 
     def __exit__(self, *_unused: object) -> None:
+        self.host.__exit__()
         for pod in self.pods:
             if pod.process is not None:
                 pod.kill()
@@ -185,9 +194,13 @@ class Node:
         self.pods.append(made)
         return made
 
+    def bpftool(self, *words: str) -> str:
+        environment = {**os.environ, "STANDIN_ROOT": str(self.path)}
+        return subprocess.run([str(self.bin / "bpftool"), *words], env=environment, capture_output=True, text=True, check=True).stdout
+
     @property
     def pins(self) -> list[str]:
-        return sorted(path.name for path in self.bpffs.iterdir())
+        return sorted(path.name for path in self.bpffs.iterdir() if path.is_dir())
 
     @property
     def active(self) -> str:

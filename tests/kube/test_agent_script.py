@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -231,13 +232,13 @@ def test_stale_verdicts_of_threads_that_are_gone_are_cleared(node: Node) -> None
     pod = node.pod(POLICIES)
     pod.start().wait_ready()
     (tasks,) = (node.bpffs / node.pins[0] / "deny-1").rglob("override_tasks")
-    with tasks.open("ab") as file:
-        file.write((77 << 32 | 77).to_bytes(8, "little") + (-1).to_bytes(4, "little", signed=True))
+    thread = [str(byte) for byte in (77 << 32 | 77).to_bytes(8, "little")]
+    node.bpftool("map", "update", "pinned", str(tasks), "key", *thread, "value", "255", "255", "255", "255")
     other = node.pod(POLICIES)
     node.host.faults(load_seconds=0, fail_load=["lsm-1"])
     assert other.start().wait_end() == 1  # once it is gone, the one in charge tidies up
     pod.wait_log("1 stale override entries cleared")
-    assert len(tasks.read_bytes()) == 4
+    assert json.loads(node.bpftool("-j", "map", "dump", "pinned", str(tasks))) == []
 
 
 def test_clean_removes_everything_once_no_pod_is_there(node: Node) -> None:
@@ -281,6 +282,58 @@ def test_a_namespaced_policy_and_one_that_only_observes_count_too(node: Node) ->
     new.start().wait_ready()
     assert old.stop() == 0
     node.settled(new)
+
+
+def test_upstreams_agent_is_taken_over_from_without_a_gap(node: Node) -> None:
+    for policy in POLICIES:
+        (node.host.policies / policy.file).write_text(policy.text, encoding="utf-8")
+    node.host.start()
+    assert node.host.process is not None
+    (node.path / "proc" / str(node.host.process.pid)).symlink_to(f"/proc/{node.host.process.pid}")
+    pod, seen = node.pod(NEXT), Seen()
+    node.adopt = True
+    with node.probed(seen):
+        pod.start().wait_ready()
+        time.sleep(0.5)
+        assert "tetragon" in node.pins
+        node.host.stop()  # it keeps its pins
+        node.settled(pod)
+    clean(seen)
+    assert "upstream's agent is gone: its pins are removed" in pod.log
+
+
+def test_a_set_without_policies_takes_over_too_and_what_was_enforced_ends(node: Node) -> None:
+    old, new = node.pod(POLICIES), node.pod([])
+    old.start().wait_ready()
+    new.start().wait_ready()
+    assert old.stop() == 0
+    node.settled(new)
+    assert set(forbidden(node).values()) == {"allowed"}
+
+
+def test_the_tools_of_the_agents_image_are_enough(node: Node) -> None:
+    """That image is Alpine's: bash and busybox. Debian's busybox has no flock, Alpine's has."""
+    tools = node.path / "tools"
+    tools.mkdir()
+    subprocess.run(["busybox", "--install", "-s", str(tools)], check=True)
+    for program in ("bash", "flock"):
+        (tools / program).unlink(missing_ok=True)
+        (tools / program).symlink_to(str(shutil.which(program)))
+    node.tools = str(tools)
+    old, new = node.pod(POLICIES), node.pod(NEXT)
+    old.start().wait_ready()
+    (node.path / "export" / f"{old.uid}.log").touch()
+    (node.path / "export" / f"{'0' * 8}-0000-0000-0000-{'0' * 12}.log").touch()
+    for file in (node.path / "export").iterdir():
+        os.utime(file, (0, 0))
+    new.start().wait_ready()
+    assert old.stop() == 0
+    node.settled(new)
+    assert new.stop() == 0
+    assert new.verb("clean").returncode == 0
+    assert node.pins == []
+    assert f"{old.uid}.log" in [file.name for file in (node.path / "export").iterdir()]
+    assert not list((node.path / "export").glob("0000*"))
 
 
 def test_the_script_is_sound() -> None:

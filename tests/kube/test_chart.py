@@ -296,7 +296,7 @@ def test_a_plain_install_watches_with_the_library_and_enforces_nothing() -> None
     none = [
         one["data"] for one in of_kind(objects(template({"library": {"enabled": False}})), "ConfigMap") if "policies.tsv" in one["data"]
     ]
-    assert none == [{"policies.tsv": "\n"}]
+    assert none == [{"policies.tsv": ""}]
 
 
 # --- who may do what

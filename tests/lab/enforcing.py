@@ -16,7 +16,7 @@ def _policy(name: str, section: str, hook: dict[str, object], paths: list[str], 
     selector = {"matchArgs": [match], "matchActions": [{"action": action, **({"argError": -1} if action == "Override" else {})}]}
     spec = {section: [{**hook, "selectors": [selector]}], "options": [{"name": "policy-mode", "value": "enforce"}]}
     document = {"apiVersion": "cilium.io/v1alpha1", "kind": "TracingPolicy", "metadata": {"name": name}, "spec": spec}
-    return Wanted(name, "enforce", json.dumps(document), **wanted)  # type: ignore[arg-type]
+    return Wanted(name, "enforce", json.dumps(document), trigger={"kind": "open", "files": paths}, **wanted)  # type: ignore[arg-type]
 
 
 def deny(revision: str, *more: str) -> Wanted:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import slotunit
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import ServiceError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import Wanted
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import FOREIGN_UNIT, SLOTS, Layout, link
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.systemd import ServiceError
 from standin.host import BIN, LabHost
 
 _SUBREAPER = 36

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,17 +159,58 @@ def test_a_host_that_cannot_be_read_is_refused_in_words(host: LabHost, target: H
     host.faults(load_seconds=0)
 
 
+def deny_threads_of_a_dead_process(host: LabHost, count: int) -> None:
+    """What the second of two policies on one function denies leaves an entry each in the map of the first."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    for thread in range(count):
+        assert host.kernel.act("open", "/secret", caller=Caller(pid=gone.pid, tid=thread + 1)).policies == ["deny-extra"]
+
+
+@pytest.mark.skipif(not ON_BPFFS, reason="needs a BPF file system")
 def test_stale_entries_are_cleared(host: LabHost, target: Host) -> None:
     """Threads that were denied while both copies enforced, and are gone, leave entries that only bpf(2) can clear."""
-    if not ON_BPFFS:
-        pytest.skip("needs a BPF file system")
     converge(target, [deny("1")], "bundle-1")
     host.add(deny("extra").text)
-    for thread in range(20):
-        assert host.kernel.act("open", "/secret", caller=Caller(pid=5000, tid=thread + 1)).policies == ["deny-extra"]
+    deny_threads_of_a_dead_process(host, 20)
     host.tetra("tp", "delete", "deny-extra")
     assert bpf.purge_stale(target.pins.override_tasks(("", "deny-1")), 0.05) == 20
     assert not host.kernel.act("open", "/harmless", caller=Caller(pid=5000, tid=1)).stale
+
+
+@pytest.mark.skipif(not ON_BPFFS, reason="needs a BPF file system")
+def test_a_map_that_fills_is_reported_and_cleared_by_a_run_with_nothing_else_to_do(host: LabHost, target: Host) -> None:
+    """Two policies override one function, as a bundle may have it (lint ``overridden-twice``), until the first denies nothing."""
+    host.faults(load_seconds=0, override_entries=20)
+    converge(target, [deny("1")], "bundle-1")
+    host.add(deny("extra").text)
+    deny_threads_of_a_dead_process(host, 20)
+    host.tetra("tp", "delete", "deny-extra")
+    assert host.kernel.act("open", "/secret").result == "allowed"
+    assert host.listed()["deny-1"]["mode"] == "TP_MODE_ENFORCE"
+    seen = observe(target.tetra, target.pins, target.state, pid_file(host))
+    assert [one["stale_overrides"] for one in seen["policies"]] == [20]
+    assert seen["troubles"][0].startswith("deny-1: 20 verdicts on threads that are gone are in its map")
+    predicted = converge(target, [deny("1")], "bundle-1", check=True)
+    assert host.kernel.act("open", "/secret").result == "allowed"
+    done = converge(target, [deny("1")], "bundle-1")
+    for result in (predicted, done):
+        assert (result.changed, result.actions) == (True, [{"action": "purge", "policy": "deny-1"}])
+        assert result.before == {"deny-1": "enforce, its map fills"}
+        assert result.warnings[0].startswith("deny-1: 20 verdicts on threads that are gone were in its map")
+    assert host.kernel.act("open", "/secret").result == "denied"
+    assert not converge(target, [deny("1")], "bundle-1").changed
+    assert observe(target.tetra, target.pins, target.state, pid_file(host))["troubles"] == []
+
+
+@pytest.mark.skipif(ON_BPFFS, reason="has nothing to do with maps")
+def test_a_host_keeps_the_triggers_of_its_policies(host: LabHost, target: Host) -> None:
+    converge(target, [deny("1"), replace(KILL, trigger=None)], "bundle-1")
+    assert target.state.read().triggers == {("", "deny-1"): deny("1").trigger}
+    assert not converge(target, [deny("1"), KILL], "bundle-1").changed  # a former version of the collection kept none
+    assert target.state.read().triggers == {("", "deny-1"): deny("1").trigger, ("", "kill-1"): KILL.trigger}
+    converge(target, [], "")
+    assert target.state.read().triggers == {}
 
 
 @pytest.mark.skipif(ON_BPFFS or os.geteuid() != 0, reason="needs root, once")
@@ -197,7 +239,7 @@ def test_the_same_on_a_real_bpffs(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "9 passed" in done.stdout
+    assert "10 passed" in done.stdout
 
 
 def uprobe(binary: Path, symbol: str = "malloc", name: str = "up-1") -> Wanted:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, handover, slots
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass, handover, prober, slots
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import Agent, Handover, HandoverError, Record
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import write_json
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.plan import Wanted
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import State, StateFile, write_json
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Tetra
 from enforcing import KILL, LSM, deny
 from slothost import SlotHost
@@ -31,7 +33,28 @@ ENFORCING = dict.fromkeys((policy.name for policy in POLICIES), "enforce")
 
 
 def change(host: SlotHost, **how: Any) -> Handover:
-    return Handover(host.layout, host.services, timeout=10, **how)
+    """A hand-over whose attempts meet the stand-in's kernel; other steps are the prober's own."""
+    threads = itertools.count(1)
+
+    def attempt(step: Mapping[str, Any]) -> bool | None:
+        if step["kind"] != "open":
+            return prober.once(step)
+        path = step["path"].removeprefix(str(host.path))
+        return host.kernel.act("open", path, caller=Caller(pid=5000, tid=next(threads))).result != "allowed"
+
+    return Handover(host.layout, host.services, **{"timeout": 10, "attempt": attempt, **how})
+
+
+def with_triggers(host: SlotHost, *policies: Wanted) -> None:
+    """What a converge run leaves on a host: the policies' triggers, whose files are there, as real ones must be."""
+    triggers = {}
+    for policy in policies:
+        assert policy.trigger
+        files = [host.inside(path) for path in policy.trigger["files"]]
+        for file in files:
+            file.touch()
+        triggers[policy.key] = {"kind": "open", "files": list(map(str, files))}
+    StateFile(host.layout.state).write(State("bundle-1", False, frozenset(triggers), triggers=triggers))
 
 
 def forbidden(host: SlotHost) -> dict[str, str]:
@@ -133,11 +156,93 @@ def test_a_new_agent_that_cannot_load_a_policy_never_takes_over(slot_host: SlotH
     settled(slot_host, "1.6.1")
 
 
-def test_an_act_that_is_allowed_after_the_flip_brings_the_old_agent_back(slot_host: SlotHost) -> None:
+def test_what_policies_forbid_is_attempted_under_the_new_agent_alone(slot_host: SlotHost) -> None:
     slot_host.place("a", "1.6.1", POLICIES)
-    with pytest.raises(HandoverError, match="a forbidden act was allowed: deny-1"):
-        change(slot_host, probe=lambda: ["deny-1"]).execute(Agent("1.7.0"))
+    with_triggers(slot_host, *POLICIES)
+    run = change(slot_host)
+    attempt, seen = run.attempt, []
+
+    def watched(step: Mapping[str, Any]) -> bool | None:
+        agents = [slot_host.layout.slot(name) for name in ("a", "b") if slot_host.layout.slot(name).pid]
+        modes = {agent.name: {one.mode for one in agent.client(10).policies()} for agent in agents}
+        seen.append((Path(step["path"]).name, modes))
+        return attempt(step)
+
+    run.attempt = watched
+    done = run.execute(Agent("1.7.0"))
+    under = [{"a": {"enforce"}}, {"a": {"monitor"}, "b": {"enforce"}}, {"b": {"enforce"}}]
+    assert seen == [(name, modes) for modes in under for name in ("secret", "kill", "lsm")]
+    assert [one.partition(" /")[0] for one in done.proofs] == [f"{name}-1: trigger: open" for name in ("deny", "kill", "lsm")]
+    settled(slot_host, "1.7.0")
+
+
+def test_a_new_agent_that_lists_a_policy_and_denies_nothing_never_takes_over(slot_host: SlotHost) -> None:
+    slot_host.place("a", "1.6.1", POLICIES)
+    with_triggers(slot_host, *POLICIES)
+    slot_host.faults(load_seconds=0, override_entries=0)
+    with pytest.raises(HandoverError, match=r"deny-1: trigger: open /.*/secret is allowed .*the former agent is in charge") as failure:
+        change(slot_host).execute(Agent("1.7.0"))
+    assert failure.value.restored
     settled(slot_host, "1.6.1")
+
+
+def test_a_policy_without_a_trigger_is_proved_by_its_links(slot_host: SlotHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot_host.place("a", "1.6.1", POLICIES)
+
+    def flip_and_lose(changes: Any) -> None:
+        set_modes(changes)
+        for link in slot_host.inside("/sys/fs/bpf/apiary-b/kill-1").rglob("link"):
+            link.unlink()
+
+    set_modes = handover.set_modes
+    with monkeypatch.context() as patched:
+        patched.setattr(handover, "set_modes", flip_and_lose)
+        with pytest.raises(HandoverError, match="kill-1: links: 1 pinned link are gone"):
+            change(slot_host).execute(Agent("1.7.0"))
+    settled(slot_host, "1.6.1")
+    done = change(slot_host).execute(Agent("1.7.0"))
+    assert done.proofs == ["deny-1: links: 1 pinned link", "kill-1: links: 1 pinned link"]
+    assert "lsm-1: is only listed as enforcing: it has neither an act to attempt nor pinned links" in done.warnings
+
+
+def test_a_trigger_that_the_old_agent_allows_too_is_told_and_proves_nothing(slot_host: SlotHost) -> None:
+    slot_host.faults(load_seconds=0, override_entries=0)
+    slot_host.place("a", "1.6.1", POLICIES)
+    with_triggers(slot_host, *POLICIES)
+    slot_host.faults(load_seconds=0)
+    done = change(slot_host).execute(Agent("1.7.0"))
+    assert done.proofs[0] == "deny-1: links: 1 pinned link (its trigger is not refused)"
+    assert any(re.match("deny-1: trigger: .* is not refused under the agent in charge", one) for one in done.warnings)
+    settled(slot_host, "1.7.0")  # a new map is what the old agent lacked
+
+
+@pytest.mark.parametrize(
+    ("trigger", "how"),
+    [
+        ({"kind": "call", "library": "/lib/x.so", "symbol": "f", "argument": 1}, {}),
+        ({"kind": "open", "files": ["/etc/passwd"]}, {"triggers": False}),
+    ],
+    ids=["not harmless by construction", "switched off"],
+)
+def test_only_harmless_triggers_are_attempted_and_none_when_told_so(slot_host: SlotHost, trigger: Any, how: dict[str, bool]) -> None:
+    slot_host.place("a", "1.6.1", [KILL])
+    StateFile(slot_host.layout.state).write(State("bundle-1", False, frozenset([KILL.key]), triggers={KILL.key: trigger}))
+    kinds = []
+    run = change(slot_host, **how)
+    attempt = run.attempt
+    run.attempt = lambda step: (kinds.append(step["kind"]), attempt(step))[1]
+    assert run.execute(Agent("1.7.0")).proofs == ["kill-1: links: 1 pinned link"]
+    assert kinds == ["links"] * 2
+
+
+def test_break_glass_during_an_interrupted_hand_over_holds(slot_host: SlotHost) -> None:
+    slot_host.place("a", "1.6.1", POLICIES)
+    keys = [policy.key for policy in POLICIES]
+    write_json(change(slot_host).path, Record("flip", slot_host.layout.slot("a"), "b", "1.7.0", keys, keys[:1]).dump())
+    slot_host.layout.slot("a").client(10).set_mode(("", "deny-1"), "monitor")
+    write_json(break_glass.record_file(slot_host.layout.state), {"policies": ["deny"], "time": "now"})
+    change(slot_host).execute(Agent("1.6.1"))
+    assert modes(slot_host) == {**ENFORCING, "deny-1": "monitor"}
 
 
 def test_a_version_that_is_not_here_changes_nothing(slot_host: SlotHost) -> None:
@@ -170,7 +275,8 @@ def test_an_interrupted_run_is_undone_while_the_agent_that_boots_still_loads(slo
     slot_host.place("a", "1.6.1", POLICIES)
     source = slot_host.layout.slot("a")
     flips = [("", policy.name) for policy in POLICIES if policy.overrides]
-    write_json(change(slot_host).path, Record("load", source, "b", "1.7.0", flips).dump())
+    enforcing = [policy.key for policy in POLICIES]
+    write_json(change(slot_host).path, Record("load", source, "b", "1.7.0", enforcing, flips).dump())
     slot_host.power_off()
     slot_host.faults(start_seconds=1, load_seconds=1)
     boot = threading.Thread(target=slot_host.boot)
@@ -216,6 +322,7 @@ def test_an_upgrade_that_ends_anywhere_is_finished_or_undone_by_the_next_run(slo
     runs = {"1.6.1": "1.7.0", "1.7.0": "1.6.1"}
     now = "1.6.1"
     slot_host.place("a", now, POLICIES)
+    with_triggers(slot_host, *POLICIES)
 
     def end(step: int) -> str:
         nonlocal now

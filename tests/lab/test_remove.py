@@ -30,6 +30,22 @@ def test_everything_goes_with_pins_that_nobody_holds_any_more(slot_host: SlotHos
     assert remove(slot_host.layout, slot_host.services) == []
 
 
+def test_no_failed_unit_is_remembered(slot_host: SlotHost) -> None:
+    """The alarm of an agent that was given up is raised once more while its program goes, and fails."""
+    slot_host.place("a", "1.6.1", [KILL])
+    failed: set[str] = set()
+    reload = slot_host.services.reload
+
+    def raise_the_alarm() -> None:
+        reload()
+        failed.add("apiary-tetragon-alarm@a.service")
+
+    slot_host.services.reload = raise_the_alarm  # type: ignore[method-assign]
+    slot_host.services.forget = failed.discard  # type: ignore[method-assign]
+    remove(slot_host.layout, slot_host.services)
+    assert not failed
+
+
 def test_logs_stay_when_they_are_asked_for(slot_host: SlotHost) -> None:
     slot_host.place("a", "1.6.1", [KILL])
     remove(slot_host.layout, slot_host.services, keep_logs=True)

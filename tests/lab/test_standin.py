@@ -452,6 +452,17 @@ def test_one_bad_file_ends_the_agent(host: LabHost, files: dict[str, str], messa
     assert host.process.wait() == 255
 
 
+def test_an_agent_told_to_end_before_it_serves_fails(host: LabHost) -> None:
+    place(host, seco=seco())
+    host.faults(start_seconds=1)
+    host.start(wait=False)
+    host.wait_for('msg="Loading sensor" name=__base__')
+    assert host.stop() == 255
+    log = host.log.read_text(encoding="utf-8")
+    assert 'msg="Failed to execute tetragon" error="error starting JSON exporter: context canceled"' in log
+    assert log.index("shutting down") < log.index('"Loaded sensor successfully" sensor=__base__')
+
+
 def test_what_outlives_the_agent(host: LabHost) -> None:
     place(host, **ALL)
     host.start()

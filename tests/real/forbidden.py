@@ -9,10 +9,15 @@ from typing import Any
 
 import yaml
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import canonical
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.bundle import FORMAT, Bundle
+
 FILES = "/srv/apiary"
 _WHENCE = _ARGUMENT = 4444
 _FILE = {"index": 0, "type": "file"}
-_LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
+# A library that nothing else on the machine maps from where the policy watches it: a copy of this one.
+LIBRARY = "/usr/lib/x86_64-linux-gnu/libz.so.1"
+_SYMBOL = "compressBound"
 
 
 def _on(name: str, index: int = 0) -> dict[str, Any]:
@@ -40,7 +45,11 @@ HOOKS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"subsystem": "syscalls", "event": "sys_enter_lseek", "args": [{"index": 7, "type": "uint32"}]},
         "Sigkill",
     ),
-    "uprobe": ("uprobes", {"path": _LIBC, "symbols": ["l64a"], "args": [{"index": 0, "type": "int64"}]}, "Sigkill"),
+    "uprobe": (
+        "uprobes",
+        {"path": f"{FILES}/library", "symbols": [_SYMBOL], "args": [{"index": 0, "type": "int64"}]},
+        "Sigkill",
+    ),
 }
 MATCHES = {
     "kprobe": _on("kprobe", 1),
@@ -55,7 +64,7 @@ def acts(files: str = FILES) -> dict[str, Any]:
     """What the prober attempts: every kind by fresh processes, Override also by one that lives on, and acts that nothing forbids."""
     opens = {name: {"kind": "open", "path": f"{files}/{name}"} for name in ("kprobe", "override", "lsm", "plain")}
     seek = {"kind": "seek", "whence": _WHENCE}
-    call = {"kind": "call", "library": _LIBC, "symbol": "l64a", "argument": _ARGUMENT}
+    call = {"kind": "call", "library": f"{files}/library", "symbol": _SYMBOL, "argument": _ARGUMENT}
     return {
         "kprobe": {"steps": [opens["kprobe"]]},
         "override": {"steps": [opens["override"]]},
@@ -86,3 +95,18 @@ def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
         "overrides": ["security_file_open"] if kind == "override" else [],
         "binaries": [entry["path"] for entry in spec.get("uprobes", ())],
     }
+
+
+def bundle(revision: str) -> Bundle:
+    """All of them as a bundle, each with its act as the trigger; a tracepoint is proved by its links."""
+    policies, files = [], {}
+    for kind in HOOKS:
+        made = policy(kind, revision)
+        act = acts()[kind]["steps"][0]
+        trigger = {"open": {"kind": "open", "files": [act.get("path")]}, "call": act}.get(act["kind"])
+        text, file = made.pop("text"), f"{made['loaded']}.yaml"
+        files[file] = text
+        entry = {**made, "form": "host", "reference": kind, "file": file, "sha256": canonical.digest(text.encode())}
+        policies.append({**entry, **({"trigger": trigger} if trigger else {})})
+    assignments = [{"form": "host", "where": [], "choices": [{"where": [], "loaded": one["loaded"]}]} for one in policies]
+    return Bundle({"format": FORMAT, "environment": "real", "policies": policies, "assignments": assignments}, files)

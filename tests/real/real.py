@@ -32,11 +32,13 @@ sys.path.insert(0, str(HERE))
 import forbidden  # noqa: E402
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import prober  # noqa: E402
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle  # noqa: E402
 
 REPOSITORY = HERE.parents[1]
 PROBE, PAUSE = "/var/lib/probe", 0.5
 UNIT = "apiary-tetragon.service"
 KINDS = tuple(forbidden.HOOKS)
+LIST = "/usr/local/bin/tetra --timeout 120s tracingpolicy list -o json"
 READY_SECONDS, CALL_SECONDS = 1800, 600
 # v1.7 pins no link of an LSM hook: it is open whenever no agent has it attached. Its Override map has one place, so
 # that two threads in the hook at the same moment cost one of them its verdict: single attempts come through at any time.
@@ -79,14 +81,13 @@ class Lab:
 
     def start(self) -> None:
         """A machine with agent and prober: from the snapshot that an earlier run of the same files left, else anew."""
-        sources = sorted(
-            path for place in ("roles/agent", "plugins/module_utils", "tests/real") for path in (REPOSITORY / place).rglob("*.*")
-        )
+        places = ("roles", "plugins/module_utils", "plugins/modules", "tests/real/forbidden.py")
+        sources = sorted(path for place in places for path in ((REPOSITORY / place), *(REPOSITORY / place).rglob("*")))
         content = hashlib.sha256(self.release.read_bytes())
         for path in sources:
             if path.is_file() and path.suffix != ".pyc":
                 content.update(path.read_bytes())
-        tag = f"installed-{content.hexdigest()[:12]}"
+        tag = f"loaded-{content.hexdigest()[:12]}"
         self.trust()
         self.machine.vm("kill")
         if self.machine.vm("restore", tag, check=False, stderr=subprocess.DEVNULL).returncode == 0:
@@ -96,6 +97,8 @@ class Lab:
         self.machine.up()
         self.play("apiary.tetragon.install", self.variables())
         self.probe()
+        self.mark("loading")
+        self.converge(KINDS)
         self.machine.ssh("sync")
         self.machine.vm("snap", tag)
 
@@ -126,6 +129,7 @@ class Lab:
         self.machine.write(f"{PROBE}/acts.json", json.dumps(forbidden.acts()))
         for name in ("plain", "kprobe", "override", "lsm"):
             self.machine.write(f"{forbidden.FILES}/{name}", name)
+        self.machine.ssh(f"cp {forbidden.LIBRARY} {forbidden.FILES}/library")
         run = f"/usr/bin/python3 /usr/local/lib/prober.py run {PROBE} {PAUSE}"
         unit = f"[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n[Service]\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n"
         self.machine.write("/etc/systemd/system/prober.service", unit)
@@ -142,13 +146,14 @@ class Lab:
         """The slot that boots."""
         return self.machine.ssh(f"readlink /etc/systemd/system/{UNIT}").strip().removesuffix(".service")[-1]
 
+    def until(self, condition: str) -> None:
+        """Wait until a command succeeds in the machine."""
+        self.machine.ssh(f"end=$(($(date +%s) + {READY_SECONDS})); until {condition}; do [ $(date +%s) -lt $end ] || exit 1; sleep 1; done")
+
     def ready(self) -> None:
         """Wait until the unit is active, which means that every policy of its set is enabled in its mode; read that back."""
-        script = (
-            f"end=$(($(date +%s) + {READY_SECONDS})); until systemctl -q is-active {UNIT}; do"
-            " [ $(date +%s) -lt $end ] || exit 1; sleep 1; done; /usr/local/bin/tetra --timeout 120s tracingpolicy list -o json"
-        )
-        listed = json.loads(self.machine.ssh(script)).get("policies", [])
+        self.until(f"systemctl -q is-active {UNIT}")
+        listed = json.loads(self.machine.ssh(LIST)).get("policies", [])
         found = sorted((one.get("state", ""), one.get("mode", "")) for one in listed)
         if found != [("TP_STATE_ENABLED", "TP_MODE_ENFORCE")] * len(KINDS):
             raise SystemExit(f"real: {len(KINDS)} policies are to be enabled and enforce; the agent lists {found}")
@@ -205,13 +210,14 @@ def _restart(lab: Lab) -> None:
 
 def _boot(lab: Lab) -> None:
     """Until the agent has loaded its directory, a boot is open: the prober begins the phase "booting" by itself."""
-    boot = lab.machine.ssh("cat /proc/sys/kernel/random/boot_id; sync")
+    read = "cat /proc/sys/kernel/random/boot_id"
+    boot, end = lab.machine.ssh(f"sync; {read}"), time.monotonic() + READY_SECONDS
     lab.machine.ssh("systemctl reboot", check=False)
-    time.sleep(20)
-    lab.machine.vm("wait")
+    while lab.machine.ssh(read, check=False) in ("", boot):
+        if time.monotonic() > end:
+            raise SystemExit("real: the machine did not reboot")
+        time.sleep(5)
     lab.ready()
-    if lab.machine.ssh("cat /proc/sys/kernel/random/boot_id") == boot:
-        raise SystemExit("real: the machine did not reboot")
 
 
 def _power_cut(lab: Lab) -> None:
@@ -251,12 +257,72 @@ def _handover_cut(lab: Lab) -> None:
 
 
 def _bad_file(lab: Lab) -> None:
-    """A broken file in the policy directory, and the crash loop that it makes of a restart."""
+    """A broken file in the middle of the policy directory: into the third start that it makes fail, then without it.
+
+    Left to itself the second start would delete the pins that the first one has moved aside.
+    """
     broken = forbidden.policy("kprobe", "broken")["text"].replace("fd_install", "no_such_function")
-    path = f"/etc/apiary/slots/{lab.slot()}/policies/apiary/1-l-broken.yaml"
+    slot = lab.slot()
+    path = f"/etc/apiary/slots/{slot}/policies/apiary/1-l-broken.yaml"
     lab.machine.write(path, broken)
-    lab.machine.ssh(f"systemctl restart --no-block {UNIT}; sleep 90")
+    lab.machine.ssh(f"systemctl restart --no-block {UNIT}")
+    lab.until(f"[ $(systemctl show -P NRestarts {UNIT}) -ge 2 ]")
+    time.sleep(20)
+    lab.mark("mended")
     lab.machine.ssh(f"rm {path}; systemctl reset-failed {UNIT}; systemctl restart {UNIT}")
+    lab.ready()
+    journal = f"journalctl -b -u apiary-tetragon-{slot} -o cat"
+    healed = int(lab.machine.ssh(f"{journal} | grep -c 'the start before this one did not finish'", check=False))
+    if healed < 2:
+        raise SystemExit(f"real: pins that a failed start had moved aside were put back {healed} times; at least 2 starts failed")
+
+
+def _replaced(lab: Lab) -> None:
+    """What a package upgrade does to a library: another file under its path, in which nothing is watched until the next converge."""
+    path = f"{forbidden.FILES}/library"
+    lab.machine.ssh(f"cp {path} {path}.new && mv {path}.new {path}; sleep 10")
+    lab.mark("reload")
+    said = lab.converge(KINDS)
+    if "replaced since it was loaded" not in " ".join(said.split()):
+        raise SystemExit(f"real: the library was replaced, and it was not noticed:\n{said[-3000:]}")
+
+
+def _drill(lab: Lab) -> None:
+    """The role's own drill, with a reboot. It must find that LSM is open without an agent, and nothing else."""
+    reports = lab.directory / "reports"
+    said = lab.play(
+        "apiary.tetragon.drill",
+        {
+            **lab.variables(),
+            "apiary_bundle": str(bundle.write(forbidden.bundle(f"r{lab.revision}"), lab.directory / "bundles")),
+            "apiary_drill_confirmed": True,
+            "apiary_drill_reboot": True,
+            "apiary_drill_pause": PAUSE,
+            "apiary_report_dir": str(reports),
+        },
+        must_fail=True,
+    )
+    print(said[said.find("drill of vm") :])
+    found = json.loads((reports / "drill-vm.json").read_text(encoding="utf-8"))["lapses"]
+    wrong = [one for one in found if not re.match(r"(stop|start|kill|restart): lsm:", one)]
+    if wrong or not found:
+        raise SystemExit(f"real: the drill was to find LSM alone, open without an agent; it found: {found}")
+
+
+def _adopt(lab: Lab) -> None:
+    """Take ours off, put the agent there as upstream's installer does, and take that over."""
+    lab.play("apiary.tetragon.remove", {**lab.variables(), "apiary_remove_confirmed": True})
+    lab.mark("upstream")
+    with lab.release.open("rb") as file:
+        lab.machine.ssh("mkdir -p /root/upstream && tar -xz -C /root/upstream --strip-components=1", stdin=file)
+    etc = "/etc/tetragon/tetragon"
+    for kind in KINDS:
+        lab.machine.write(f"{etc}.tp.d/{kind}.yaml", forbidden.policy(kind, "upstream")["text"])
+    lab.machine.write(f"{etc}.conf.d/keep-sensors-on-exit", "true")
+    lab.machine.ssh("/root/upstream/install.sh >&2")
+    lab.until(f"[ $({LIST} | grep -o TP_STATE_ENABLED | wc -l) = {len(KINDS)} ]")
+    lab.mark("take-over")
+    lab.play("apiary.tetragon.upgrade", {**lab.variables(), "apiary_agent_adopt": True})
     lab.ready()
 
 
@@ -299,6 +365,9 @@ EVENTS = {
     "bad-file": Event(_bad_file, UNPINNED, True),
     "reboot": Event(_boot, UNPINNED),
     "power-cut": Event(_power_cut, UNPINNED),
+    "replaced": Event(_replaced, ("uprobe",)),
+    "drill": Event(_drill, UNPINNED, True),
+    "adopt": Event(_adopt, ALL),
 }
 # Phases that an event begins on its own.
 INNER = {
@@ -306,6 +375,9 @@ INNER = {
     "enforce": Event(_monitor_and_back, ALL),
     "start": Event(_stop, UNPINNED, True),
     "booting": Event(_boot, ALL),
+    "mended": Event(_bad_file, UNPINNED, True),
+    "reload": Event(_replaced, ("uprobe",)),
+    "upstream": Event(_adopt, ALL),
 }
 
 
@@ -324,7 +396,8 @@ def lapses(counts: dict[str, Any]) -> list[str]:
     """What came through although it must not, or was refused wrongly. Single attempts of LSM hooks are the agent's own race."""
     found = []
     for phase, kinds in counts.items():
-        event = {**EVENTS, **INNER}.get(phase, Event(_revision))
+        name = "booting" if phase.endswith("booting") else re.sub(r"-\d+$", "", phase)
+        event = {**EVENTS, **INNER}.get(name, Event(_revision))
         for kind, cell in kinds.items():
             if cell["allowed"] and kind not in event.open and not (kind in UNPINNED and cell["gap"] == 0):
                 found.append(f"{phase}: {kind}: {cell['allowed']} of {cell['attempts']} came through, longest {cell['gap']} s")
@@ -338,7 +411,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("release", type=Path)
-    parser.add_argument("events", nargs="*", help=f"of {', '.join(EVENTS)}; all when none is named")
+    parser.add_argument("events", nargs="*", help=f"of {', '.join(EVENTS)}, in this order, also repeated; all when none is named")
     parser.add_argument("--suite", default="bookworm", help="bookworm (kernel 6.1) or trixie (6.12)")
     parser.add_argument("--state", type=Path, default=Path("~/.cache/apiary/vm").expanduser())
     arguments = parser.parse_args()
@@ -352,13 +425,15 @@ def main() -> int:
     lab = Lab(machine, arguments.directory.resolve(), arguments.release.resolve())
     try:
         lab.start()
-        lab.mark("loading")
-        lab.converge(KINDS)
         counts: dict[str, Any] = {}
-        for name in arguments.events or EVENTS:
-            lab.mark(name)
+        names = arguments.events or list(EVENTS)
+        for index, name in enumerate(names):
+            before = names[:index].count(name)
+            phase = f"{name}-{before + 1}" if before else name
+            lab.mark(phase)
             EVENTS[name].act(lab)
-            lab.mark(f"after-{name}")
+            machine.ssh(f"sed -i 's/ booting$/ {phase}-booting/' {PROBE}/phases")
+            lab.mark(f"after-{phase}")
             time.sleep(10)
             counts = lab.report()
             (lab.directory / "real.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")

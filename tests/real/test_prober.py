@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import forbidden
 import real
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import prober
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle
 
 
 def at(directory: Path) -> str:
@@ -79,7 +81,9 @@ def cell(**changes: float) -> dict[str, float]:
         ("after-restart", "override", cell(allowed=1), True),
         ("restart", "override", cell(wrong=1), False),
         ("after-restart", "innocent", cell(wrong=1), True),
-        ("booting", "kprobe", cell(allowed=9, gap=9.0), False),
+        ("reboot-booting", "kprobe", cell(allowed=9, gap=9.0), False),
+        ("handover-2", "kprobe", cell(allowed=1), True),
+        ("restart-2", "lsm", cell(allowed=5, gap=3.0), False),
     ],
 )
 def test_only_what_the_agent_cannot_prevent_is_no_lapse(phase: str, kind: str, counted: dict[str, float], lapse: bool) -> None:
@@ -102,6 +106,7 @@ def test_a_run_from_a_snapshot_trusts_its_tarball_too(tmp_path: Path, monkeypatc
 def test_without_policies_every_act_comes_through(tmp_path: Path) -> None:
     for name in ("plain", "kprobe", "override", "lsm"):
         (tmp_path / name).write_text(name, encoding="utf-8")
+    shutil.copy(forbidden.LIBRARY, tmp_path / "library")
     every = forbidden.acts(str(tmp_path))
     more = [
         {"kind": "write", "path": str(tmp_path / "plain")},
@@ -119,8 +124,9 @@ def test_without_policies_every_act_comes_through(tmp_path: Path) -> None:
         while len(list(tmp_path.glob("*.log"))) < len(every):
             time.sleep(0.05)
         prober.mark(str(tmp_path), "free")
-        time.sleep(1)
-        counts = prober.report(str(tmp_path))["free"]
+        deadline = time.monotonic() + 60
+        while set(counts := prober.report(str(tmp_path)).get("free", {})) != set(every) and time.monotonic() < deadline:
+            time.sleep(0.1)
     finally:
         os.killpg(started, signal.SIGKILL)
         os.waitpid(started, 0)
@@ -149,3 +155,25 @@ def test_links_count_as_held_also_while_they_are_aside(tmp_path: Path) -> None:
     assert not act()
     (tmp_path / "pins").rename(tmp_path / "pins_old")
     assert not act()
+
+
+def test_a_call_is_made_in_the_library_that_is_there_by_then(tmp_path: Path) -> None:
+    path = tmp_path / "library"
+    call = {"kind": "call", "library": str(path), "symbol": "compressBound", "argument": 1}
+    act = prober.step(call)
+    with pytest.raises(prober.Void):
+        act()
+    shutil.copy(forbidden.LIBRARY, path)
+    assert act()
+
+
+def test_the_bundle_of_a_drill_has_the_acts_as_triggers(tmp_path: Path) -> None:
+    made = bundle.read(bundle.write(forbidden.bundle("r1"), tmp_path)).policies_for(["vm"])
+    assert {one["reference"]: one.get("trigger", {}).get("kind") for one in made} == {
+        "kprobe": "open",
+        "override": "open",
+        "lsm": "open",
+        "tracepoint": None,
+        "uprobe": "call",
+    }
+    assert next(one for one in made if one["reference"] == "lsm")["unpinned"]

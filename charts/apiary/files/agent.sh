@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # agent.sh run | ready | live | clean: what a pod of this chart does on its node, with nothing but the agent's own image.
 #
 # "run" starts the agent without policies, loads each of them from the pod's ConfigMap, and then takes over from whatever
@@ -57,7 +57,7 @@ need_bpffs() { # pins on anything but the node's own BPF file system would vanis
 
 list() { # what the agent runs, into listed: namespace/name -> "state mode". Its JSON may have spaces anywhere
     local text name line
-    text=$("${client[@]}" --timeout 20s tracingpolicy list -o json 2>/dev/null) || return 1
+    text=$("${client[@]}" --timeout 60s tracingpolicy list -o json 2>/dev/null) || return 1
     text=${text//[[:space:]]/}
     listed=()
     while read -r line; do
@@ -82,9 +82,20 @@ lacking() { # what is not as the set wants it, in words; $1: the mode of what wa
     done <"$set/policies.tsv"
 }
 
-others() { # pin directories of other instances
+others() { # pin directories of other instances, and of upstream's agent where it is to be taken over from
     local one
-    for one in "$bpffs"/apiary-$instances; do [ "$one" = "${pins:-}" ] || echo "$one"; done
+    for one in "$bpffs"/apiary-$instances ${APIARY_ADOPT:+"$bpffs"/tetragon}; do
+        [ ! -d "$one" ] || [ "$one" = "${pins:-}" ] || echo "$one"
+    done
+}
+
+upstream_runs() { # whether an agent that is none of ours runs on the node
+    local file words
+    while read -r file; do
+        words=$(tr '\0' ' ' <"$file" 2>/dev/null) || continue
+        [[ $words =~ (^|[ /])tetragon' ' && $words != *apiary-* ]] && return 0
+    done < <(grep -la tetragon "$proc"/[0-9]*/cmdline 2>/dev/null)
+    return 1
 }
 
 begin() { # a new instance, seen by others only once its lock is held
@@ -115,7 +126,7 @@ start_agent() {
         --server-address "unix://$mine/tetragon.sock" \
         ${APIARY_EXPORT:+--export-filename "$APIARY_EXPORT/$POD_UID.log"} {lock}>&- {loading}>&- &
     agent=$!
-    until list; do
+    until [ -S "$mine/tetragon.sock" ] && list; do
         kill -0 "$agent" 2>/dev/null || die "the agent ended while it started; its own lines say why"
         nap 0.2
     done
@@ -193,6 +204,11 @@ tidy() { # what dead instances left goes; returns 0 if there was any
         found=0
         say "$name is gone: its pins and its run directory are removed"
     done
+    if [ -n "${APIARY_ADOPT:-}" ] && [ -d "$bpffs/tetragon" ] && ! upstream_runs; then
+        rm -rf "$bpffs/tetragon" "$bpffs/tetragon_old"
+        found=0
+        say "upstream's agent is gone: its pins are removed"
+    fi
     return "$found"
 }
 
@@ -205,10 +221,11 @@ entries() { # every entry of every override_tasks map, as the command that delet
 }
 
 purge() { # entries that outlive half a second belong to threads that are gone; a map full of them denies nothing any more
-    entries >"$mine/entries"
+    entries | sort >"$mine/entries"
     [ -s "$mine/entries" ] || return 0
     sleep 0.5
-    entries | grep -Fxf "$mine/entries" >"$mine/stale" || return 0
+    comm -12 "$mine/entries" <(entries | sort) >"$mine/stale"
+    [ -s "$mine/stale" ] || return 0
     bpftool batch file "$mine/stale" >/dev/null 2>&1 || return 1 # one of them was alive after all
     say "$(wc -l <"$mine/stale") stale override entries cleared"
 }

@@ -29,7 +29,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "apiary.configmap" -}}
 {{- $size := 0 }}
 {{- range $key, $text := .data }}{{ $size = add $size (len $key) (len $text) }}{{ end }}
-{{- if gt $size 1000000 }}
+{{- if gt $size 1048576 }}
 {{- fail (printf "ConfigMap %s would hold %d bytes, and the API server takes at most 1048576: give this ring fewer or smaller policies" .name $size) }}
 {{- end -}}
 apiVersion: v1

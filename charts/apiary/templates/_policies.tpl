@@ -93,10 +93,10 @@
 {{- if hasKey $keys $key }}{{ fail (printf "ring %s: policies %s and %s have the same name %s" $ring.name (get $keys $key) $file $policy.name) }}{{ end }}
 {{- $_ := set $keys $key $file }}
 {{- $_ := set $list $file (omit $policy "document") }}
-{{- $line := list $file $policy.name ($policy.namespace | default "-") $policy.mode (ternary "overrides" "-" $policy.overrides) | join "\t" }}
+{{- $line := list $file $policy.name ($policy.namespace | default "-") $policy.mode (ternary "overrides" "-" $policy.overrides) | join "\t" | printf "%s\n" }}
 {{- if $policy.unpinned }}{{ $lines = append $lines $line }}{{ else }}{{ $late = append $late $line }}{{ end }}
 {{- end }}
-{{- $policies := merge (dict "policies.tsv" (concat $lines $late | join "\n" | printf "%s\n")) $files }}
+{{- $policies := merge (dict "policies.tsv" (concat $lines $late | join "")) $files }}
 {{- $last := eq (add1 $index | int) (len $names) }}
 {{- $others := without $names $ring.name }}
 {{- $affinity := list (dict "key" "kubernetes.io/os" "operator" "In" "values" (list "linux")) }}

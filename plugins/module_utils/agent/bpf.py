@@ -9,7 +9,7 @@ import ctypes
 import os
 import struct
 import time
-from typing import Iterator, List, Sequence, Set, Tuple
+from typing import AbstractSet, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}
 _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _OBJ_GET, _INFO_BY_FD = 1, 2, 3, 4, 7, 15
@@ -122,23 +122,44 @@ def purge_stale(paths: Sequence[str], pause: float = 0.5) -> int:
     A live entry is consumed within the same call of the hooked function; what stays belongs to threads that are gone,
     and a map full of them denies nothing any more.
     """
-    before = [(path, _keys(path)) for path in paths]
-    suspects = [(path, keys) for path, keys in before if keys]
-    if not suspects:
+    before = {path: keys for path, keys in ((path, _keys(path)) for path in paths) if keys}
+    if not before:
         return 0
     time.sleep(pause)
-    purged = 0
-    for path, keys in suspects:
-        with PinnedMap(path) as tasks:
-            for key in keys & set(tasks.keys()):
+    return delete({path: keys & _keys(path) for path, keys in before.items()})
+
+
+def abandoned(paths: Sequence[str]) -> Dict[str, Set[bytes]]:
+    """The entries of ``override_tasks`` maps whose threads are gone: path -> keys (pid << 32 | thread). Raises BpfError.
+
+    Where two policies that override one function both enforce, each denied thread that ends leaves one in the older
+    policy's map; when it is full, that policy denies nothing, and goes on being listed as enforcing (measured).
+    """
+    found = {path: {key for key in _keys(path) if not _lives(key)} for path in paths}
+    return {path: keys for path, keys in found.items() if keys}
+
+
+def delete(entries: Mapping[str, AbstractSet[bytes]]) -> int:
+    """Delete entries of maps; returns how many were still there."""
+    deleted = 0
+    for path, keys in entries.items():
+        with PinnedMap(path) as opened:
+            for key in keys:
                 try:
-                    tasks.delete(key)
-                    purged += 1
+                    opened.delete(key)
+                    deleted += 1
                 except BpfError:
                     continue
-    return purged
+    return deleted
+
+
+def _lives(key: bytes) -> bool:
+    (both,) = struct.unpack("=Q", key)
+    return os.path.isdir("/proc/{0}/task/{1}".format(both >> 32, both & 0xFFFFFFFF))
 
 
 def _keys(path: str) -> Set[bytes]:
     with PinnedMap(path) as tasks:
+        if tasks.key_size != 8:
+            raise BpfError("{0}: is no override_tasks map".format(path))
         return set(tasks.keys())

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import Survey, survey
@@ -26,6 +27,8 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, Tetra, TetraError, TetraMissing
 
 _FAILURES = (TetraError, bpf.BpfError, OSError, ValueError)
+# Policy -> map -> entries that no thread will ever consume.
+Left = Dict[Key, Dict[str, Set[bytes]]]
 
 
 class ConvergeError(Exception):
@@ -109,10 +112,31 @@ def _predict(host: Host, wanted: Sequence[Wanted], bundle: str) -> Result:
         warnings.append("{0}; in check mode the host counts as running no policies".format(error))
     found = _survey(wanted, loaded, state, host.life())
     steps = plan(wanted, loaded, state.policies, host.files.read(), found.replaced)
-    result = _describe(steps, wanted, loaded, state, found)
-    result.warnings = [*warnings, *_replaced(found)]
-    result.changed = not steps.empty or state.pending or state.bundle != bundle
+    left = _left(host, wanted, loaded, state)
+    result = _describe(steps, wanted, loaded, state, found, left)
+    result.warnings = [*warnings, *_replaced(found), *_filling(left)]
+    result.changed = not steps.empty or bool(left) or state.pending or state.bundle != bundle
     return result
+
+
+def _left(host: Host, wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State) -> Left:
+    """What threads that are gone have left in the maps of managed policies that enforce; of maps out of reach, an observation tells."""
+    managed = {policy.key for policy in wanted} | state.policies
+    found = {}
+    for key in sorted(policy.key for policy in loaded if policy.enforces and policy.key in managed):
+        with suppress(bpf.BpfError):
+            entries = bpf.abandoned(host.pins.override_tasks(key))
+            if entries:
+                found[key] = entries
+    return found
+
+
+def _filling(left: Left) -> List[str]:
+    return [
+        "{0}: {1} verdicts on threads that are gone were in its map, and full it would deny nothing: see to it that no two policies "
+        "override one function".format(key[1], sum(map(len, entries.values())))
+        for key, entries in left.items()
+    ]
 
 
 def _survey(wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State, life: Life) -> Survey:
@@ -130,8 +154,9 @@ def _replaced(found: Survey) -> List[str]:
     ]
 
 
-def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State, found: Survey) -> Result:
-    actions = [{"action": "clear", "policy": key[1]} for key in steps.clear]
+def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPolicy], state: State, found: Survey, left: Left) -> Result:
+    actions = [{"action": "purge", "policy": key[1]} for key in left]
+    actions += [{"action": "clear", "policy": key[1]} for key in steps.clear]
     actions += [{"action": "add", "policy": policy.name} for policy in steps.add]
     actions += [{"action": mode, "policy": key[1]} for key, mode in steps.flip]
     actions += [{"action": "write", "policy": ""}] if steps.write else []
@@ -141,7 +166,9 @@ def _describe(steps: Plan, wanted: Sequence[Wanted], loaded: Sequence[LoadedPoli
         changed=False,
         actions=actions,
         before={
-            policy.name: "binary replaced" if policy.key in found.replaced else _state_and_mode(policy)
+            policy.name: "binary replaced"
+            if policy.key in found.replaced
+            else _state_and_mode(policy) + (", its map fills" if policy.key in left else "")
             for policy in loaded
             if policy.key in managed
         },
@@ -206,11 +233,17 @@ class _Run:
         self.found = _survey(self.wanted, self.loaded, self.state, life)
         self.life = life.id if self.found.current else ""
         self.steps = plan(self.wanted, self.loaded, self.state.policies, self.files, self.found.replaced)
-        result = _describe(self.steps, self.wanted, self.loaded, self.state, self.found)
-        self.warnings += _replaced(self.found)
+        left = _left(host, self.wanted, self.loaded, self.state)
+        result = _describe(self.steps, self.wanted, self.loaded, self.state, self.found, left)
+        result.warnings = self.warnings
+        self.warnings += _replaced(self.found) + _filling(left)
+        for entries in left.values():
+            bpf.delete(entries)
         if self.steps.empty and not self.state.pending and self.state.bundle == self.bundle:
-            if (self.state.binaries, self.state.life) != (self.found.current, self.life):  # the agent has started anew
-                host.state.write(replace(self.state, binaries=self.found.current, life=self.life))
+            result.changed = bool(left)
+            settled = replace(self.state, binaries=self.found.current, life=self.life, triggers=self._triggers())
+            if settled != self.state:  # the agent has started anew, or a former version of this collection was here
+                host.state.write(settled)
             host.files.discard()  # a run that was killed at its very end may have left the former set staged
             return result
         try:
@@ -220,8 +253,10 @@ class _Run:
             tail = "; the host is as before" if not problems else "; and it could not be put back: " + "; ".join(problems)
             raise ConvergeError("{0}{1}".format(error, tail), not problems) from None
         result.changed = True
-        result.warnings = self.warnings
         return result
+
+    def _triggers(self) -> Dict[Key, Mapping[str, Any]]:
+        return {policy.key: policy.trigger for policy in self.wanted if policy.trigger}
 
     def _settled_list(self) -> List[LoadedPolicy]:
         """The list once the agent has finished what it is loading.
@@ -247,7 +282,8 @@ class _Run:
         host, steps = self.host, self.steps
         keys = self.state.policies | {policy.key for policy in self.wanted}
         left = {key: self.state.binaries.get(key, ()) if key in self.found.replaced else files for key, files in self.found.current.items()}
-        host.state.write(State(self.state.bundle, True, frozenset(keys), left, self.life))
+        triggers = {**self.state.triggers, **self._triggers()}
+        host.state.write(State(self.state.bundle, True, frozenset(keys), left, self.life, triggers))
         host.files.stage(wanted_files(self.wanted))
         for key in steps.clear:
             host.tetra.delete(key)
@@ -261,7 +297,8 @@ class _Run:
             self._delete(key)
         self._purge([policy.key for policy in self.wanted if policy.mode == "enforce" and policy.overrides])
         self._require()
-        host.state.write(State(self.bundle, False, frozenset(policy.key for policy in self.wanted), self.found.current, self.life))
+        keys = frozenset(policy.key for policy in self.wanted)
+        host.state.write(State(self.bundle, False, keys, self.found.current, self.life, self._triggers()))
         host.files.discard()
 
     def _load(self, policy: Wanted, path: str) -> None:

@@ -9,19 +9,16 @@ links, looked at in the same rhythm: what is linked in the kernel runs there, wh
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import stat
-import struct
 import time
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass, prober
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import ENFORCED
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import Proof, resolve
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, Place
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile, write_json
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, TetraError
@@ -44,72 +41,11 @@ StandardOutput=null
 [Install]
 WantedBy=multi-user.target
 """
-_GET_FLAGS, _IMMUTABLE = 0x80086601, 0x10 | 0x20  # FS_IOC_GETFLAGS; FS_IMMUTABLE_FL, FS_APPEND_FL
-_MOST_FILES = 5000
 _POLL_SECONDS = 0.3
 
 
 class DrillError(Exception):
     """The drill cannot be held, or not to its end; the text says why and what is needed."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """How one policy is proved: by ``trigger`` or by ``links``; ``step`` is what the prober does (see ``prober.step``)."""
-
-    loaded: str
-    reference: str
-    by: str
-    step: Mapping[str, Any]
-    note: str = ""
-
-    def __str__(self) -> str:
-        if self.by == "links":
-            what = "{0} pinned links".format(self.step["count"])
-        else:
-            what = " ".join([str(self.step["kind"]), *(str(value) for name, value in sorted(self.step.items()) if name != "kind")])
-        return "{0}: {1}: {2}{3}".format(self.reference, self.by, what, " ({0})".format(self.note) if self.note else "")
-
-
-def resolve(trigger: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
-    """A trigger as a step of the prober, its file looked for on this host; None when there is no such file."""
-    kind = trigger["kind"]
-    if kind in ("connect", "exec-memory", "call"):
-        return dict(trigger)
-    named = (path for path in trigger.get("files", ()) if os.path.isfile(path))
-    if kind != "write":
-        path = next(named, None)
-    else:
-        found = (path for group in (named, _below(trigger.get("below", ()))) for path in group)
-        path = next((one for one in found if _can_be_written(one)), None)
-    return {"kind": kind, "path": path} if path else None
-
-
-def _below(directories: Sequence[str]) -> Iterator[str]:
-    """Files below these directories, each directory's first ones, in order of name."""
-    for directory in directories:
-        seen = 0
-        for place, folders, names in os.walk(directory):
-            folders.sort()
-            for name in sorted(names):
-                seen += 1
-                yield os.path.join(place, name)
-            if seen > _MOST_FILES:
-                break
-
-
-def _can_be_written(path: str) -> bool:
-    """Whether nothing but a policy would refuse a write, and none hurts: whoever executes a file that is open for it is refused."""
-    mode = os.lstat(path).st_mode
-    if not stat.S_ISREG(mode) or mode & 0o111:
-        return False
-    flags = bytearray(8)
-    with open(path, "rb") as file:
-        try:
-            fcntl.ioctl(file, _GET_FLAGS, flags)
-        except OSError:  # a file system without such flags
-            return True
-    return not struct.unpack_from("=I", flags)[0] & _IMMUTABLE
 
 
 def lapses(proofs: Sequence[Proof], counts: Mapping[str, Mapping[str, Mapping[str, Any]]], unpinned: Sequence[str] = ()) -> List[str]:
@@ -130,7 +66,7 @@ def lapses(proofs: Sequence[Proof], counts: Mapping[str, Mapping[str, Mapping[st
 
 
 class Drill:
-    """One host's drill. ``services`` starts and stops units (``handover.Systemd``)."""
+    """One host's drill. ``services`` starts and stops units (``systemd.Systemd``)."""
 
     def __init__(self, layout: Layout, services: Any, timeout: int = 120, ready_seconds: int = 900) -> None:
         self.layout = layout
@@ -228,7 +164,8 @@ class Drill:
         os.symlink("../" + UNIT, self.wanted)
         self.services.reload()
         self.services.start(UNIT)
-        self._await(lambda: all(os.path.exists(os.path.join(self.directory, one.loaded + ".log")) for one in proofs), 10, "prober")
+        logs = [os.path.join(self.directory, one.loaded + ".log") for one in proofs]
+        self._await(lambda: all(map(os.path.exists, logs)) or not self.services.running(UNIT), self.timeout, "prober")
         if not self.services.running(UNIT):
             raise DrillError("the prober does not run: a policy refuses python3, or {0}".format(self.directory))
 
@@ -248,8 +185,7 @@ class Drill:
             self._await(lambda: place.pid not in (None, former), self.ready_seconds, "agent that systemd starts again")
         else:
             self._mark("restart")
-            self.services.stop(place.unit)
-            self.services.start(place.unit)
+            self.services.restart(place.unit)
         self._ready(place, proofs)
         self._phase("after-" + event, seconds)
 

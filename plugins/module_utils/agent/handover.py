@@ -6,8 +6,9 @@
 One way for upgrade, downgrade, change of configuration, and adoption. The order was measured to be free of gaps: the new
 agent starts without policies; each is loaded into it once, those that override ``security_*`` functions in monitor, since two
 enforcing copies refuse unrelated calls; their files are written; one process flips all modes, new to enforce before old to
-monitor; the pointer that boots moves in one rename; the old agent stops and its pins go. Before every step a record is
-written, from which the next run goes on or goes back. The pointer decides which: until it has moved, the old agent boots.
+monitor, so that the new alone is what forbidden acts meet when they are attempted now; the pointer that boots moves in one
+rename; the old agent stops and its pins go. Before every step a record is written, from which the next run goes on or goes
+back. The pointer decides which: until it has moved, the old agent boots.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, flags, slotunit, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass, flags, prober, slotunit, units
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.converge import load_policy, set_modes
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import HARMLESS, Proof, refused, resolve
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import (
     FOREIGN,
     FOREIGN_UNIT,
@@ -36,15 +37,12 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import
     policy_key,
 )
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.state import StateFile, write_json
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.systemd import ServiceError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, Tetra, TetraError
 
 # ``point`` is the first step that can have moved the pointer.
 STEPS = ("clean", "start", "load", "write", "flip", "point", "retire", "prove")
 _POLL_SECONDS = 0.2
-
-
-class ServiceError(Exception):
-    """A unit cannot be started or stopped; the text says why, in systemd's and the agent's words."""
 
 
 class HandoverError(Exception):
@@ -58,66 +56,6 @@ class HandoverError(Exception):
 _FAILURES = (TetraError, ServiceError, bpf.BpfError, OSError, ValueError)
 
 
-class Systemd:
-    """The service manager of a host."""
-
-    def __init__(self, start_timeout: int = 960) -> None:
-        self.start_timeout = start_timeout
-
-    def start(self, unit: str) -> None:
-        """Start and wait until it is ready. Raises ServiceError."""
-        since = int(time.time())
-        self._call("reset-failed", unit, ignore=True)
-        try:
-            self._call("start", unit, timeout=self.start_timeout)
-        except ServiceError as error:
-            raise ServiceError("{0}{1}".format(error, self._reason(unit, since))) from None
-
-    def stop(self, unit: str) -> None:
-        self._call("stop", unit, timeout=180)
-        self._call("reset-failed", unit, ignore=True)
-
-    def kill(self, unit: str) -> None:
-        """End the unit's main process as a crash would."""
-        self._call("kill", "--signal=KILL", "--kill-who=main", unit)
-
-    def running(self, unit: str) -> bool:
-        """Whether the unit of exactly this name is anything but down; one that waits to be started again counts.
-
-        The name of an adopted agent's unit becomes another name of our own unit, which this must not be taken for.
-        """
-        shown = self._call("show", "--property=Id,ActiveState", unit, ignore=True).splitlines()
-        return "Id=" + unit in shown and not {"ActiveState=inactive", "ActiveState=failed"} & set(shown)
-
-    def reload(self) -> None:
-        self._call("daemon-reload")
-
-    def forget(self, unit: str) -> None:
-        """Drop what systemd remembers of a unit that failed and is gone."""
-        self._call("reset-failed", unit, ignore=True)
-
-    def _reason(self, unit: str, since: int) -> str:
-        command = ["journalctl", "--unit", unit, "--since", "@{0}".format(since), "--output", "cat", "--no-pager"]
-        lines = self._run(command, 30).stdout.decode("utf-8", "replace").splitlines()
-        telling = [line for line in lines if "level=error" in line or "Error:" in line or "not ready" in line] or lines[-3:]
-        return ": " + " | ".join(telling[-3:]) if telling else ""
-
-    @staticmethod
-    def _run(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[bytes]:
-        try:
-            return subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise ServiceError("{0}: {1}".format(" ".join(command[:2]), error)) from None
-
-    def _call(self, *arguments: str, timeout: float = 300, ignore: bool = False) -> str:
-        done = self._run(["systemctl", *arguments], timeout)
-        if done.returncode != 0 and not ignore:
-            raise ServiceError("systemctl {0}: {1}".format(" ".join(arguments), done.stderr.decode("utf-8", "replace").strip()))
-        return done.stdout.decode("utf-8", "replace").strip()
-
-
 @dataclass(frozen=True)
 class Agent:
     """An agent as it is wanted: version, the user's options, limits of its unit."""
@@ -129,31 +67,38 @@ class Agent:
 
 @dataclass
 class Record:
-    """A hand-over in flight. ``flips``: policies that enforce in the old agent and come up in monitor in the new one."""
+    """A hand-over in flight. ``enforcing``: policies that enforce in the old agent; ``flips``: those that come up in monitor in the new.
+
+    ``proofs``: how it is proved that the new agent enforces them too, for those of which it can be.
+    """
 
     step: str
     source: Place
     to: str
     version: str
+    enforcing: Sequence[Key] = ()
     flips: Sequence[Key] = ()
+    proofs: Sequence[Proof] = ()
 
     def dump(self) -> Dict[str, Any]:
-        return {**asdict(self), "flips": [list(key) for key in self.flips]}
+        return asdict(self)
 
     @staticmethod
     def parse(raw: Mapping[str, Any]) -> Record:
-        flips = [(one[0], one[1]) for one in raw["flips"]]
-        return Record(raw["step"], Place(**raw["source"]), raw["to"], raw["version"], flips)
+        enforcing, flips = ([(one[0], one[1]) for one in raw[name]] for name in ("enforcing", "flips"))
+        proofs = [Proof(**one) for one in raw["proofs"]]
+        return Record(raw["step"], Place(**raw["source"]), raw["to"], raw["version"], enforcing, flips, proofs)
 
 
 @dataclass
 class Result:
-    """``reasons``: why the agent had to change. ``actions``: what was done or, in check mode, would be."""
+    """``reasons``: why the agent had to change. ``actions``: what was done or, in check mode, would be. ``proofs``: of enforcement."""
 
     changed: bool = False
     slot: str = ""
     reasons: List[str] = field(default_factory=list)
     actions: List[str] = field(default_factory=list)
+    proofs: List[str] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
     before: Dict[str, str] = field(default_factory=dict)
     after: Dict[str, str] = field(default_factory=dict)
@@ -183,21 +128,26 @@ def overrides_functions(pins: PinDirectory, key: Key) -> bool:
 
 
 class Handover:
-    """Changes of one host's agent. ``probe`` attempts forbidden acts and returns those that were not refused."""
+    """Changes of one host's agent. ``attempt`` does one act and tells whether it was refused (see ``prober.once``).
+
+    ``triggers``: whether acts that policies forbid are attempted; else every policy is proved by its links.
+    """
 
     def __init__(
         self,
         layout: Layout,
         services: Any,
         timeout: int = 120,
-        probe: Callable[[], List[str]] = list,
         drop_loaded_by_hand: bool = False,
+        triggers: bool = True,
+        attempt: Callable[[Mapping[str, Any]], Optional[bool]] = prober.once,
     ) -> None:
         self.layout = layout
         self.services = services
         self.timeout = timeout
-        self.probe = probe
         self.drop_loaded_by_hand = drop_loaded_by_hand
+        self.triggers = triggers
+        self.attempt = attempt
         self.state = StateFile(layout.state)
         self.path = os.path.join(layout.state, "handover.json")
         self.warnings: List[str] = []
@@ -224,7 +174,7 @@ class Handover:
     # --- decisions
 
     def _plan(self, wanted: Agent, adopt: bool, check: bool) -> Result:
-        result = Result()
+        result = Result(warnings=self.warnings)
         try:
             record = self.pending()
             if record is not None:
@@ -250,14 +200,17 @@ class Handover:
             result.changed = True
             result.slot = to
             result.actions += ["{0} {1}".format(step, to if step != "retire" else source.name) for step in STEPS]
-            if not check:
+            target = self.layout.slot(to, wanted.version)
+            if check:
+                enforcing = [policy.key for policy in source.client(self.timeout).policies() if policy.enforces]
+                result.proofs = [str(proof) for proof in self._proofs(source, target, enforcing)]
+            else:
                 self._require_version(wanted)
-                self._change(source, to, wanted)
+                result.proofs = [str(proof) for proof in self._change(source, target, wanted)]
         except HandoverError:
             raise
         except _FAILURES as error:
             raise HandoverError(str(error), True) from None
-        result.warnings = self.warnings
         return result
 
     def _source(self, adopt: bool) -> Optional[Place]:
@@ -292,15 +245,17 @@ class Handover:
 
     # --- forward
 
-    def _change(self, source: Place, to: str, wanted: Agent) -> None:
+    def _change(self, source: Place, target: Place, wanted: Agent) -> Sequence[Proof]:
         files, modes = self._carried(source)
-        flips = [key for key, mode in modes.items() if mode == "enforce" and overrides_functions(source.pins, key)]
-        record = Record("clean", source, to, wanted.version, flips)
-        target = self.layout.slot(to, wanted.version)
+        self._purge(source)
+        enforcing = [key for key, mode in modes.items() if mode == "enforce"]
+        flips = [key for key in enforcing if overrides_functions(source.pins, key)]
+        proofs = [self._possible(source, target, proof) for proof in self._proofs(source, target, enforcing)]
+        record = Record("clean", source, target.name, wanted.version, enforcing, flips, [one for one in proofs if one])
         client = target.client(self.timeout)
         try:
             self._step(record, "clean")
-            self._clean(self.layout.slot(to))
+            self._clean(self.layout.slot(target.name))
             self._prepare(target, files, wanted)
             self._step(record, "start")
             self.services.start(target.unit)
@@ -317,10 +272,10 @@ class Handover:
             sync_directory(os.path.dirname(target.policy_dir))
             self._step(record, "flip")
             changes = [(target.pins, client, key, "enforce") for key in flips]
-            changes += [(source.pins, source.client(self.timeout), key, "monitor") for key in flips]
+            changes += [(source.pins, source.client(self.timeout), key, "monitor") for key in enforcing]
             set_modes(changes)
             self._require(client, modes)
-            self._probe()
+            self._prove(record, target)
             self._step(record, "point")
             self._point(record)
         except _FAILURES as error:
@@ -328,6 +283,59 @@ class Handover:
             tail = "; the former agent is in charge as before" if not problems else "; and it could not be put back: " + "; ".join(problems)
             raise HandoverError("{0}{1}".format(error, tail), not problems) from None
         self._finish(record, modes)
+        return record.proofs
+
+    # --- proof
+
+    def _proofs(self, source: Place, target: Place, enforcing: Sequence[Key]) -> List[Proof]:
+        """How each enforcing policy can be proved in the new agent."""
+        known = self.state.read().triggers if self.triggers else {}
+        found = []
+        for key in sorted(enforcing):
+            trigger = known.get(key)
+            step = resolve(trigger) if trigger and trigger["kind"] in HARMLESS else None
+            proof = Proof(key[1], key[1], "trigger", step) if step else self._by_links(source, target, key)
+            found += [proof] if proof else []
+        return found
+
+    def _by_links(self, source: Place, target: Place, key: Key, note: str = "") -> Optional[Proof]:
+        """By the links that it has in the old agent too; None for one without, such as an LSM hook's in v1.7."""
+        if not prober.links(source.pins.folder(key)):
+            self._warn("{0}: is only listed as enforcing: it has neither an act to attempt nor pinned links".format(key[1]))
+            return None
+        folder = os.path.basename(target.pins.folder(key))
+        return Proof(key[1], key[1], "links", {"kind": "links", "directory": target.bpf_dir, "folder": folder, "count": 1}, note)
+
+    def _possible(self, source: Place, target: Place, proof: Proof) -> Optional[Proof]:
+        """The proof, or the next best where a trigger proves nothing: it is not refused under the old agent either."""
+        if proof.by == "links" or refused(proof.step, self.attempt):
+            return proof
+        self._warn(
+            "{0}: is not refused under the agent in charge, which lists the policy as enforcing: it proves nothing here "
+            "(the policy may exempt python3, or deny nothing: hold a drill)".format(proof)
+        )
+        return self._by_links(source, target, ("", proof.loaded), "its trigger is not refused")
+
+    def _prove(self, record: Record, target: Place) -> None:
+        """Raises ValueError when what the policies forbid is not refused; only the new agent enforces when this is called."""
+        self._purge(target)
+        wrong = []
+        for proof in record.proofs if self.triggers else [one for one in record.proofs if one.by == "links"]:
+            done = refused(proof.step, self.attempt)
+            if done is None:
+                self._warn("{0}: cannot be attempted any more".format(proof))
+            elif not done:
+                wrong.append("{0} {1}".format(proof, "is allowed" if proof.by == "trigger" else "are gone"))
+        if wrong:
+            raise ValueError(
+                "the new agent does not enforce what it lists: {0} (attempt_triggers: false goes without attempts)".format("; ".join(wrong))
+            )
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    # --- steps
 
     def _carried(self, source: Place) -> Tuple[Dict[str, str], Dict[Key, str]]:
         """The old agent's policies: (file -> text, key -> mode), once it has finished what it is loading. Raises ValueError."""
@@ -421,11 +429,6 @@ class Handover:
         if wrong:
             raise ValueError("the agent does not run what it was given: " + "; ".join(wrong))
 
-    def _probe(self) -> None:
-        allowed = self.probe()
-        if allowed:
-            raise ValueError("a forbidden act was allowed: {0}".format("; ".join(allowed)))
-
     def _point(self, record: Record) -> None:
         """Let the new slot boot, in one rename; of an adopted agent, its unit's name is what decides until that agent is gone."""
         if record.source.name == FOREIGN:
@@ -461,13 +464,12 @@ class Handover:
                     os.unlink(unit)
             self.services.reload()
             self._step(record, "prove")
-            self._purge(target)
             if modes is not None:
                 self._require(client, modes)
             left = [path for path in (source.bpf_dir, source.bpf_dir + "_old", target.bpf_dir + "_old") if os.path.exists(path)]
             if left:
                 raise ValueError("still there: {0}".format(", ".join(left)))
-            self._probe()
+            self._prove(record, target)
             os.unlink(self.path)
             sync_directory(self.layout.state)
         except _FAILURES as error:
@@ -509,10 +511,10 @@ class Handover:
         try:
             purged = bpf.purge_stale(paths)
         except bpf.BpfError as error:
-            self.warnings.append("stale override entries could not be looked for: {0}".format(error))
+            self._warn("stale override entries could not be looked for: {0}".format(error))
             return
         if purged:
-            self.warnings.append("{0} stale override entries were cleared in {1}".format(purged, place.bpf_dir))
+            self._warn("{0} stale override entries were cleared in {1}".format(purged, place.bpf_dir))
 
     # --- back, and on
 
@@ -566,7 +568,7 @@ class Handover:
                 problems.append(str(error))
 
         if STEPS.index(record.step) >= STEPS.index("flip"):
-            changes = [(source.pins, source.client(self.timeout), key, "enforce") for key in record.flips]
+            changes = [(source.pins, source.client(self.timeout), key, "enforce") for key in self._to_enforce(record)]
             changes += [(target.pins, target.client(self.timeout), key, "monitor") for key in record.flips]
             there = [change for change in changes if os.path.exists(change[0].policy_conf(change[2]))]
             attempt(lambda: set_modes(there))
@@ -582,16 +584,21 @@ class Handover:
             attempt(lambda: self.services.start(source.unit))
         attempt(lambda: self._purge(source))
         if not problems:
-            attempt(lambda: self._require_flips(source, record))
+            attempt(lambda: self._require_enforcing(source, record))
             attempt(lambda: self._links(source) if source.name in SLOTS else None)
         if not problems:
             os.unlink(self.path)
             sync_directory(self.layout.state)
         return problems
 
-    def _require_flips(self, source: Place, record: Record) -> None:
+    def _to_enforce(self, record: Record) -> List[Key]:
+        """What enforced in the old agent, but for what somebody has taken out of enforcement since."""
+        held = break_glass.record(self.state.directory)
+        return [key for key in record.enforcing if not (held and break_glass.names(held["policies"], key[1]))]
+
+    def _require_enforcing(self, source: Place, record: Record) -> None:
         modes = self._awaited(source)
-        wrong = sorted(key[1] for key in record.flips if modes.get(key) != "enforce")
+        wrong = sorted(key[1] for key in self._to_enforce(record) if modes.get(key) != "enforce")
         if wrong:
             raise ValueError("not enforcing in {0}: {1}".format(source.name, ", ".join(wrong)))
 

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass, field
 from typing import Dict, List, Mapping
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags, slotunit, units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import flags, slotunit, systemd, units
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import Versions
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, link
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slotunit import STATE
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.systemd import ServiceError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import TetraError
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import ETC, RELEASES, SYSTEM, File, Limits
 
 CLIENT = "/usr/local/bin/tetra"
-_LINES = 15
 _CLIENT_SECONDS = 60
 
 
@@ -43,29 +42,14 @@ class Result:
     diff: Dict[str, List[str]] = field(default_factory=dict)
 
 
-def systemctl(*arguments: str, timeout: float = 300) -> str:
-    """Output of one call. Raises InstallError with systemd's words."""
-    try:
-        done = subprocess.run(
-            ["systemctl", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise InstallError("systemctl {0}: {1}".format(arguments[0], error)) from None
-    if done.returncode != 0:
-        raise InstallError("systemctl {0}: {1}".format(" ".join(arguments), done.stderr.decode("utf-8", "replace").strip()))
-    return done.stdout.decode("utf-8", "replace")
-
-
 def install(version: str, options: Mapping[str, str], limits: Limits, check: bool = False) -> Result:
     """Make the wanted agent run where none does. Raises InstallError."""
     if Versions(RELEASES).manifest(version) is None and not check:
         raise InstallError("version {0} is not on this host: bring it there first (apiary.tetragon.release)".format(version))
-    return _Run(version, options, limits).execute(check)
+    try:
+        return _Run(version, options, limits).execute(check)
+    except ServiceError as error:
+        raise InstallError(str(error)) from None
 
 
 class _Run:
@@ -75,7 +59,7 @@ class _Run:
         self.slot = slotunit.Slot(self.active or "a")
         self.version = version
         self.unit = units.unit_name(self.slot.name)
-        self.limits = limits
+        self.services = systemd.Systemd(limits.start_timeout + 120)
         self.of_slot = units.slot_files(self.slot.name, version, options, limits)
         self.of_host = units.host_files(units.sources())
 
@@ -101,7 +85,7 @@ class _Run:
                 result.actions.append("write")
             if stale and not check:
                 units.write(files, stale)
-                systemctl("daemon-reload")
+                self.services.reload()
             self._link(result, check)
             return result
         result.actions += (["write"] if stale or strays else []) + ["start"]
@@ -112,25 +96,23 @@ class _Run:
         former = {path: File(read_text(path), os.stat(path).st_mode & 0o7777) for path in [*stale, *strays] if os.path.isfile(path)}
         try:
             self._start(files, stale, strays)
-        except (InstallError, TetraError, OSError) as error:
+        except (InstallError, ServiceError, TetraError, OSError) as error:
             self._undo(files, stale, former)
             apart = ", but for what was set aside: {0}".format(", ".join(aside)) if aside else ""
-            raise InstallError("{0}{1}; the host is as before{2}".format(error, self._reason(), apart)) from None
+            raise InstallError("{0}; the host is as before{1}".format(error, apart)) from None
         self._link(result, False)
         return result
 
     def _start(self, files: Mapping[str, File], stale: List[str], strays: List[str]) -> None:
         for path in (self.slot.policies.policy_dir, STATE):
             os.makedirs(path, mode=0o700, exist_ok=True)
-        self.since = time.time()
         units.write(files, stale)
         for path in strays:
             os.unlink(path)
-        systemctl("daemon-reload")
-        _command("systemd-tmpfiles", "--create", units.TMPFILES)
-        for unit in (self.unit, units.alarm_name(self.slot.name)):
-            _command("systemctl", "reset-failed", unit)
-        systemctl("start", self.unit, timeout=self.limits.start_timeout + 120)
+        self.services.reload()
+        systemd.attempt("systemd-tmpfiles", "--create", units.TMPFILES)
+        self.services.forget(units.alarm_name(self.slot.name))
+        self.services.start(self.unit)
         wrong = self._effective()
         if wrong:
             raise InstallError("the agent did not take its options: {0}".format("; ".join(wrong)))
@@ -164,12 +146,12 @@ class _Run:
             self.layout.point(self.slot.name)
             link(client, CLIENT)
             slotunit.lead_here(self.slot)
-            systemctl("daemon-reload")
+            self.services.reload()
 
     def _undo(self, files: Mapping[str, File], stale: List[str], former: Mapping[str, File]) -> None:
         """Put the files back and, on a host that had no agent, remove what this run brought."""
         both = [self.unit, units.alarm_name(self.slot.name)]
-        _command("systemctl", "stop", *both)
+        systemd.attempt("systemctl", "stop", *both)
         slotunit.heal(self.slot)
         for path in stale:
             if path not in former and os.path.exists(path):
@@ -181,25 +163,5 @@ class _Run:
             for path in (self.slot.pins.path, os.path.dirname(self.slot.policies.policy_dir), units.LIB):
                 shutil.rmtree(path, ignore_errors=True)
         for unit in both:
-            _command("systemctl", "reset-failed", unit)
-        _command("systemctl", "daemon-reload")
-
-    def _reason(self) -> str:
-        """The agent's last lines, for whoever reads the failure."""
-        if not hasattr(self, "since"):
-            return ""
-        command = ["journalctl", "--unit", self.unit, "--since", "@{0}".format(int(self.since)), "--output", "cat", "--no-pager"]
-        lines = _command(*command, "--lines", str(_LINES)).splitlines()
-        telling = [line for line in lines if "level=error" in line or "Error:" in line] or lines[-3:]
-        return ": " + " | ".join(telling[-3:]) if telling else ""
-
-
-def _command(*words: str) -> str:
-    """Output of one call that may fail: what it was for goes on without it."""
-    try:
-        done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace")
+            self.services.forget(unit)
+        systemd.attempt("systemctl", "daemon-reload")

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent import break_glass, metrics
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import bpf, break_glass, metrics
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import survey
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import (
@@ -78,7 +78,7 @@ def observe(
         "pins": {"directory": pins.path, "present": pins.present, "leftover": pins.leftover, "folders": pins.policies()},
         "service": service,
         "alarm": alarm,
-        "troubles": [*held_back(state.directory), *troubles(agent["answers"], kept, service, alarm), *unbound(policies or ())],
+        "troubles": [*held_back(state.directory), *troubles(agent["answers"], kept, service, alarm), *idle(policies or ())],
         "counters": counters,
         "bundle": _bundle(state, problems),
         "health": {
@@ -116,14 +116,20 @@ def troubles(answers: bool, kept: Sequence[str], service: Optional[Mapping[str, 
     return found
 
 
-def unbound(policies: Sequence[Mapping[str, Any]]) -> List[str]:
-    """Policies whose uprobes sit in files that are not there any more, in words."""
-    return [
+def idle(policies: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Policies that are listed as they should be and do nothing, or soon will, in words."""
+    found = [
         "{0} watches and enforces nothing in {1}, replaced since it was loaded: run this host's policies again".format(
             one["name"], ", ".join(one["replaced"])
         )
         for one in policies
         if one["replaced"]
+    ]
+    return found + [
+        "{0}: {1} verdicts on threads that are gone are in its map, and full it denies nothing: run this host's policies again, and see "
+        "to it that no two policies override one function".format(one["name"], one["stale_overrides"])
+        for one in policies
+        if one["stale_overrides"]
     ]
 
 
@@ -215,13 +221,21 @@ def _policies(tetra: Tetra, pins: PinDirectory, state: StateFile, life: Life, pr
         recorded = state.read()
         paths = {key: [one.path for one in files] for key, files in recorded.binaries.items()}
         replaced = survey(paths, recorded.binaries, recorded.life, life).replaced
-        return [_policy(one, pins, one.key in recorded.policies, replaced.get(one.key, ())) for one in tetra.policies()]
+        return [_policy(one, pins, one.key in recorded.policies, replaced.get(one.key, ()), problems) for one in tetra.policies()]
     except (TetraError, ValueError, OSError) as error:
         problems.append("policies: {0}".format(error))
         return None
 
 
-def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool, replaced: Sequence[str]) -> Dict[str, Any]:
+def _stale_overrides(one: LoadedPolicy, pins: PinDirectory, problems: List[str]) -> Optional[int]:
+    try:
+        return sum(map(len, bpf.abandoned(pins.override_tasks(one.key)).values()))
+    except bpf.BpfError as error:
+        problems.append("stale overrides: {0}".format(error))
+        return None
+
+
+def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool, replaced: Sequence[str], problems: List[str]) -> Dict[str, Any]:
     hooks = pins.hooks(one.key)
     return {
         "name": one.name,
@@ -231,6 +245,7 @@ def _policy(one: LoadedPolicy, pins: PinDirectory, managed: bool, replaced: Sequ
         "mode": one.mode,
         "error": one.error,
         "replaced": list(replaced),
+        "stale_overrides": _stale_overrides(one, pins, problems),
         "posted": one.counters.get("post", 0),
         "enforced": sum(one.counters.get(name, 0) for name in ENFORCED),
         "would_enforce": sum(one.counters.get("monitor_" + name, 0) for name in ENFORCED),

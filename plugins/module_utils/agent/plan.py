@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import AbstractSet, Any, Container, Dict, List, Mapping, Sequence, Tuple
+from typing import AbstractSet, Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy
 
@@ -17,7 +17,7 @@ USABLE = ("enabled", "loading")
 class Wanted:
     """One policy that the host is to run. ``early`` ones have links that the agent does not pin: they load first.
 
-    ``binaries``: paths of the programs and libraries that its uprobes sit in.
+    ``binaries``: paths of the programs and libraries that its uprobes sit in. ``trigger``: a harmless act that it forbids.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Wanted:
     early: bool = False
     overrides: Tuple[str, ...] = ()
     binaries: Tuple[str, ...] = ()
+    trigger: Optional[Mapping[str, Any]] = None
 
     @property
     def key(self) -> Key:
@@ -48,6 +49,7 @@ class Wanted:
             early=bool(raw.get("unpinned")),
             overrides=tuple(raw.get("overrides") or ()),
             binaries=tuple(raw.get("binaries") or ()),
+            trigger=raw.get("trigger") or None,
         )
 
 

@@ -52,8 +52,7 @@ def step(raw: Mapping[str, Any]) -> Act:
         seek = ctypes.CDLL("libc.so.6").lseek
         return lambda: seek(0, ctypes.c_long(0), raw["whence"]) is not None
     if kind == "call":
-        function = getattr(ctypes.CDLL(raw["library"]), raw["symbol"])
-        return lambda: function(ctypes.c_long(raw["argument"])) is not None
+        return lambda: _call(raw["library"], raw["symbol"], raw["argument"])
     if kind == "links":
         return lambda: not _pinned(raw["directory"], raw["folder"], raw["count"])
     raise KeyError(kind)
@@ -89,6 +88,15 @@ def _connect(address: str) -> bool:
         except OSError:  # no route: nobody has refused it
             return True
     return True
+
+
+def _call(library: str, symbol: str, argument: int) -> bool:
+    """A new process maps the library anew: the file that is under its path by now."""
+    try:
+        function = getattr(ctypes.CDLL(library), symbol)
+    except (OSError, AttributeError) as error:
+        raise Void(str(error)) from None
+    return function(ctypes.c_long(argument)) is not None
 
 
 def _exec(program: Any) -> bool:
@@ -151,6 +159,12 @@ def _fresh(act: Act, bystander: str) -> int:
             os._exit(_VOID)
     status = os.waitpid(child, 0)[1]
     return 1 if _killed(status) else os.WEXITSTATUS(status)
+
+
+def once(raw: Mapping[str, Any]) -> Optional[bool]:
+    """Whether a step is refused, attempted once by a process of its own; None when it could not be attempted."""
+    outcome = _fresh(step(raw), os.devnull)
+    return None if outcome & _VOID else bool(outcome & 1)
 
 
 def _worker(directory: str, name: str, raw: Mapping[str, Any], pause: float) -> None:

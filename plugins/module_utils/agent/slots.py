@@ -41,10 +41,10 @@ def policy_key(text: str) -> Optional[Key]:
     return (namespace.group(1) if namespace else "", name.group(1)) if name else None
 
 
-def policy_mode(text: str) -> str:
-    """The mode in which a file loads: an agent takes one that says nothing for enforce."""
+def said_mode(text: str) -> str:
+    """The mode that a file says; empty for none, which an agent takes for enforce where there is something to enforce."""
     found = _MODE.search(text)
-    return found.group(2) if found else "enforce"
+    return found.group(2) if found else ""
 
 
 def with_mode(text: str, mode: str) -> Optional[str]:

@@ -8,17 +8,18 @@ Copied to hosts with what it imports, and run there by python3 alone.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import re
 import shutil
 import sys
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.pins import PinDirectory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import PolicySet, sync_directory
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import agent_pid, read_text
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import policy_files, policy_key, said_mode
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key, LoadedPolicy, Tetra, TetraError
 
 BPFFS, ETC, RUN, RELEASES, STATE = "/sys/fs/bpf", "/etc/apiary/slots", "/run/apiary", "/opt/apiary/tetragon", "/var/lib/apiary"
@@ -78,24 +79,30 @@ def heal(slot: Slot) -> str:
         return ""
     if os.path.exists(slot.pid_file):
         os.unlink(slot.pid_file)
-    old = slot.pins.leftover
-    if not old:
+    return _put_back(slot)
+
+
+def _put_back(slot: Slot) -> str:
+    """One at a time: whoever restarts a unit that is about to fail gets its alarm and its next start at the same moment (seen)."""
+    if not slot.pins.leftover:
         return ""
-    shutil.rmtree(slot.pins.path, ignore_errors=True)
-    os.rename(old, slot.pins.path)
+    folder = os.open(os.path.dirname(slot.pins.path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        old = slot.pins.leftover
+        if not old or runs(slot):
+            return ""
+        shutil.rmtree(slot.pins.path, ignore_errors=True)
+        os.rename(old, slot.pins.path)
+    finally:
+        os.close(folder)
     return "{0} put back to {1}: the start before this one did not finish".format(old, slot.pins.path)
 
 
-def expected(files: Dict[str, str]) -> Dict[Key, str]:
-    """Key -> mode of the policies in the managed set, whose files all have the form that bundles give them."""
-    found = {}
-    for text in files.values():
-        name = re.search(r"^  name: [\"']?([^\"'\n]+)", text, re.MULTILINE)
-        namespace = re.search(r"^  namespace: [\"']?([^\"'\n]+)", text, re.MULTILINE)
-        mode = re.search(r"^ *- name: policy-mode\n *value: (enforce|monitor)$", text, re.MULTILINE)
-        if name:
-            found[(namespace.group(1) if namespace else "", name.group(1))] = mode.group(1) if mode else "enforce"
-    return found
+def expected(files: Mapping[str, str]) -> Dict[Key, str]:
+    """Key -> mode of the policies that the agent loads when it starts; an empty mode for a file that says none, as others write them."""
+    keys = {policy_key(text): said_mode(text) for text in files.values()}
+    return {key: mode for key, mode in keys.items() if key is not None}
 
 
 def missing(wanted: Dict[Key, str], listed: Sequence[LoadedPolicy], leftover: str) -> List[str]:
@@ -108,7 +115,7 @@ def missing(wanted: Dict[Key, str], listed: Sequence[LoadedPolicy], leftover: st
             found.append("{0} is not loaded".format(key[1]))
         elif policy.state != "enabled":
             found.append("{0} is {1}".format(key[1], policy.state))
-        elif policy.mode not in ((mode, "monitor_only") if mode == "monitor" else (mode,)):
+        elif mode and policy.mode not in ((mode, "monitor_only") if mode == "monitor" else (mode,)):
             found.append("{0} is in mode {1}, not {2}".format(key[1], policy.mode, mode))
     if leftover:
         found.append("{0} is still there".format(leftover))
@@ -132,8 +139,8 @@ def lead_here(slot: Slot, root: str = "") -> None:
 
 
 def wait_ready(slot: Slot, seconds: float, pid: Optional[int]) -> None:
-    """Return when every policy of the set is enabled in its mode. Raises NotReady when the agent ends or time runs out."""
-    wanted, deadline = expected(slot.policies.read()), time.monotonic() + seconds
+    """Return when every policy of the policy directory is enabled in its mode. Raises NotReady when the agent ends or time runs out."""
+    wanted, deadline = expected(policy_files(slot.policies.policy_dir)), time.monotonic() + seconds
     while True:
         try:
             lacking = missing(wanted, slot.tetra.policies(), slot.pins.leftover)
@@ -153,7 +160,7 @@ def raise_alarm(slot: Slot) -> str:
 
     The last failing start left its part of a set enforcing beside the good one; two copies deny what neither of them means.
     """
-    heal(slot)
+    _put_back(slot)
     kept = slot.pins.policies()
     mark = {"slot": slot.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "kept": kept}
     os.makedirs(os.path.dirname(slot.alarm_file), mode=0o700, exist_ok=True)

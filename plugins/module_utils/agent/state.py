@@ -10,7 +10,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, FrozenSet, Iterator
+from typing import Any, Dict, FrozenSet, Iterator, Mapping
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.binaries import Binaries, Binary
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.policyset import sync_directory
@@ -25,7 +25,8 @@ class Busy(Exception):
 class State:
     """``pending`` is set before the first change and cleared after the last.
 
-    ``binaries`` are the files that uprobes were loaded on, during the run of the agent named by ``life``.
+    ``binaries`` are the files that uprobes were loaded on, during the run of the agent named by ``life``. ``triggers``: acts
+    that policies forbid when they enforce, as bundles have them.
     """
 
     bundle: str = ""
@@ -33,6 +34,7 @@ class State:
     policies: FrozenSet[Key] = frozenset()
     binaries: Binaries = field(default_factory=dict)
     life: str = ""
+    triggers: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_json(path: str, document: object) -> None:
@@ -64,9 +66,11 @@ class StateFile:
         try:
             with open(self.path, encoding="utf-8") as file:
                 raw = json.load(file)
-            keys = {(one["namespace"], one["name"]): one.get("binaries", ()) for one in raw["policies"]}
-            binaries = {key: tuple(Binary(**file) for file in files) for key, files in keys.items() if files}
-            return State(raw["bundle"], raw["pending"], frozenset(keys), binaries, raw.get("agent", ""))
+            policies = {(one["namespace"], one["name"]): one for one in raw["policies"]}
+            files = {key: one.get("binaries", ()) for key, one in policies.items()}
+            binaries = {key: tuple(Binary(**file) for file in some) for key, some in files.items() if some}
+            triggers = {key: dict(one["trigger"]) for key, one in policies.items() if "trigger" in one}
+            return State(raw["bundle"], raw["pending"], frozenset(policies), binaries, raw.get("agent", ""), triggers)
         except FileNotFoundError:
             return State()
         except (ValueError, KeyError, TypeError) as error:
@@ -78,6 +82,8 @@ class StateFile:
             entry: Dict[str, Any] = {"namespace": key[0], "name": key[1]}
             if state.binaries.get(key):
                 entry["binaries"] = [asdict(one) for one in state.binaries[key]]
+            if state.triggers.get(key):
+                entry["trigger"] = state.triggers[key]
             policies.append(entry)
         document = {"bundle": state.bundle, "pending": state.pending, "policies": policies}
         write_json(self.path, {**document, "agent": state.life} if state.binaries else document)

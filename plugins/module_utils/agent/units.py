@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Sequence
 
@@ -30,6 +31,7 @@ _CAPABILITIES = (
     "CAP_BPF CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_IPC_LOCK CAP_KILL CAP_NET_ADMIN CAP_PERFMON "
     "CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_SYS_RESOURCE CAP_SYSLOG"
 )
+_UNIT = re.compile(r"[\w:.\\@-]+\.(service|socket|target|mount|automount|swap|timer|path|slice|scope|device)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,23 @@ class Limits:
     start_limit: int = 10
     start_timeout: int = 900
     before: Sequence[str] = ()
+
+    def problems(self) -> List[str]:
+        """What systemd would pass over with a line in its log and no more, in words."""
+        found = []
+        if self.memory_max and not re.fullmatch(r"\d+[KMGT]?|\d{1,3}%|infinity", self.memory_max):
+            found.append("memory_max is {0!r}; needed: bytes such as 512M or 2G, a share such as 10%, or nothing".format(self.memory_max))
+        if self.cpu_quota and not re.fullmatch(r"[1-9]\d*%", self.cpu_quota):
+            found.append("cpu_quota is {0!r}; needed: a share of one CPU such as 50%, or nothing".format(self.cpu_quota))
+        for name in ("restart_seconds", "start_limit", "start_timeout"):
+            if getattr(self, name) < 1:
+                found.append("{0} is {1}; needed: 1 or more".format(name, getattr(self, name)))
+        found += [
+            "before has {0!r}; needed: whole names of units such as nginx.service".format(one)
+            for one in self.before
+            if not _UNIT.fullmatch(one)
+        ]
+        return found
 
 
 @dataclass(frozen=True)

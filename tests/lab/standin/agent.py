@@ -91,6 +91,8 @@ class Agent:
         self._take_pid_file()
         self._prepare()
         try:
+            if self.stop.is_set():  # a signal does not cut the base sensor's loading short (measured)
+                raise StartError("error starting JSON exporter: context canceled")
             self._serve()
             self._load_files()
             if not self.stop.is_set():

@@ -22,7 +22,8 @@ class Faults:
     ``start_seconds`` before the agent answers. ``drop_events``: the fraction of events that get lost. ``burn_cpu``:
     cores; ``burn_cpu_policy``: {"prefix", "cores"}, only while such a policy is loaded. ``exit_after_load``: crash when a
     policy with this prefix has loaded. ``hang``: accept connections and never answer, ``hang_on``: only to this
-    method. ``kernel_features``: probes that differ from Debian's 6.1. ``override_entries``: size of override_tasks.
+    method. ``kernel_features``: probes that differ from Debian's 6.1. ``override_entries``: size of override_tasks;
+    0: none, so that Overrides by kprobes are listed and deny nothing.
     """
 
     fail_load: Sequence[str | Sequence[str]] = ()

@@ -223,7 +223,8 @@ class Kernel:
         entries = []
         for program in programs:
             pin = pins.identity(f"{path}/{program.folder}/{'link' if program.pins_link else 'prog'}")
-            entries.append({**asdict(program), "pin": pin, "inode": _inode(program)})
+            overrides = (path / program.folder / "override_tasks").exists()
+            entries.append({**asdict(program), "overrides": overrides, "pin": pin, "inode": _inode(program)})
         with self._locked():
             self._collect()
             sequence = self._bump()

@@ -276,10 +276,10 @@ class Pins:
         self.conf(folder).write(MODES[mode])
 
     def create_hook(self, folder: Path, links: bool, override_link: bool, override_entries: int, egress: Egress | None = None) -> None:
-        """One hook; ``override_entries`` is the size of its override_tasks, 0 for none; ``egress``: what it denies for real."""
+        """One hook; ``override_entries``: size of its override_tasks, 0: none, to deny nothing; ``egress``: what it denies for real."""
         folder.mkdir(parents=True)
         self._program(folder, "", links)
-        if override_link and egress is not None and self.denies_connections:
+        if override_link and override_entries and egress is not None and self.denies_connections:
             conf = folder.parents[1] / "policy_conf"
             _new_connect_program(folder / "prog_override", folder / "link_override", conf, egress)
         elif override_link:

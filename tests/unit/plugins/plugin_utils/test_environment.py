@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import units
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import DEFAULT_PROTECTED, Entry, Environment, Gates, Ring, Variant
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import (
+    DEFAULT_PROTECTED,
+    Entry,
+    Environment,
+    Gates,
+    Ring,
+    Variant,
+    default_protected,
+)
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import ENVIRONMENTS, META, PolicyTree, messages, refused
@@ -152,7 +163,7 @@ def test_gates_are_read(read: Read) -> None:
 
 def test_a_short_file_takes_every_default(read: Read) -> None:
     short = read(SHORT)
-    assert short.protected == DEFAULT_PROTECTED
+    assert short.protected == default_protected("1.7.0")
     assert short.entries == (Entry("files/watch", "monitor", "host", None, (), (Variant((), {}),)),)
     assert short.rings == (Ring("fleet", (), "rest", "100%", 600),)
     assert short.gates == Gates()
@@ -471,3 +482,12 @@ def test_the_problems_of_all_entries_are_reported_at_once(read: Read, watch: Lib
         SHORT,
     )
     assert [problem.line for problem in refused(environment.check_values, read(text), watch)] == [6, 7, 8]
+
+
+def test_the_agent_and_its_client_are_protected_where_the_role_puts_them() -> None:
+    protected = default_protected("1.7.0")
+    program = re.search("^ExecStart=([^ ]+)", units.unit("a", "1.7.0", units.Limits()), re.MULTILINE)
+    assert program
+    assert program[1] in protected
+    assert Layout().slot("a", "1.7.0").tetra in protected
+    assert set(DEFAULT_PROTECTED) < set(protected)

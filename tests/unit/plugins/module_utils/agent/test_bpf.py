@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 import subprocess
+import threading
 
 import pytest
 
@@ -109,6 +110,23 @@ def test_entries_that_come_and_go_are_left_alone(bpffs, monkeypatch):
     monkeypatch.setattr(bpf.time, "sleep", meanwhile)
     assert bpf.purge_stale([tasks]) == 1
     assert count(tasks) == 1
+
+
+def test_entries_of_threads_that_are_gone_are_told_from_those_of_threads_that_live(bpffs):
+    tasks, other = (pin_map(bpffs / name, HASH, 8, 4, 64) for name in ("override_tasks", "other"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead = [os.getpid() << 32 | gone.pid, gone.pid << 32 | gone.pid]
+    add_entries(tasks, [*dead, os.getpid() << 32 | threading.get_native_id()])
+    found = bpf.abandoned([tasks, other])
+    assert found == {tasks: {struct.pack("=Q", key) for key in dead}}
+    assert bpf.delete(found) == 2
+    assert (count(tasks), bpf.abandoned([tasks]), bpf.delete(found)) == (1, {}, 0)
+
+
+def test_a_map_of_another_shape_has_no_verdicts(bpffs):
+    with pytest.raises(bpf.BpfError, match="is no override_tasks map"):
+        bpf.abandoned([pin_map(bpffs / "other", HASH, 4, 4, 8)])
 
 
 def test_a_plain_file_is_no_map(tmp_path):

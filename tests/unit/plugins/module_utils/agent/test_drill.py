@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import Drill, DrillError, Proof, lapses, resolve
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.drill import Drill, DrillError, lapses
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import Proof
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, link
 
 DENY = Proof("deny-1", "file/deny", "trigger", {"kind": "open", "path": "/srv/a"})
@@ -42,24 +43,6 @@ def test_what_the_agent_does_not_pin_is_a_lapse_with_its_reason():
     assert "pins no link" in told
 
 
-def test_a_file_to_write_is_one_that_nobody_executes(tmp_path):
-    program, plain = tmp_path / "a-program", tmp_path / "b-plain"
-    for path, mode in ((program, 0o755), (plain, 0o644)):
-        path.write_text("x", encoding="utf-8")
-        path.chmod(mode)
-    (tmp_path / "a-link").symlink_to(plain)
-    assert resolve({"kind": "write", "below": [str(tmp_path)]}) == {"kind": "write", "path": str(plain)}
-    assert resolve({"kind": "write", "files": [str(program)]}) is None
-
-
-def test_the_first_file_that_is_there_is_opened(tmp_path):
-    (tmp_path / "there").touch()
-    trigger = {"kind": "open", "files": [str(tmp_path / "missing"), str(tmp_path / "there")]}
-    assert resolve(trigger) == {"kind": "open", "path": str(tmp_path / "there")}
-    assert resolve({"kind": "open", "files": [str(tmp_path / "missing")]}) is None
-    assert resolve({"kind": "connect", "address": "192.0.2.1"}) == {"kind": "connect", "address": "192.0.2.1"}
-
-
 class Services:
     """Units that do as they are told."""
 
@@ -71,6 +54,9 @@ class Services:
 
     def stop(self, unit):
         self.calls.append(("stop", unit))
+
+    def restart(self, unit):
+        self.calls.append(("restart", unit))
 
     def running(self, unit):
         return ("start", unit) in self.calls
@@ -107,3 +93,31 @@ def test_no_drill_is_held_over_a_hand_over_that_was_interrupted(tmp_path):
     with pytest.raises(DrillError, match="run the role's upgrade first"):
         drill.begin([], [], 0.1, 1)
     assert drill.services.calls == []
+
+
+class Killed(Services):
+    """A host on which a policy ends the prober at once."""
+
+    def running(self, unit):
+        return unit != "apiary-drill.service"
+
+
+def test_a_prober_that_a_policy_ends_is_not_waited_for(tmp_path, monkeypatch):
+    drill = Drill(Layout(str(tmp_path)), Killed(), timeout=600)
+    link("apiary-tetragon-a.service", drill.layout.pointer)
+    link("../apiary-tetragon.service", drill.layout.wanted)
+    monkeypatch.setattr(drill, "proofs", lambda _policies: [DENY])
+    with pytest.raises(DrillError, match="the prober does not run: a policy refuses python3"):
+        drill.begin([], [], 0.1, 1)
+    assert not Path(drill.directory).exists()
+
+
+def test_a_restart_is_one_step(tmp_path, monkeypatch):
+    drill = Drill(Layout(str(tmp_path)), Services())
+    link("apiary-tetragon-a.service", drill.layout.pointer)
+    link("../apiary-tetragon.service", drill.layout.wanted)
+    monkeypatch.setattr(drill, "proofs", lambda _policies: [])
+    monkeypatch.setattr(drill, "_ready", lambda _place, _proofs: [])
+    drill.begin([], ["restart"], 0.02, 0.05)
+    assert [what for what, unit in drill.services.calls if unit == "apiary-tetragon-a.service"] == ["restart"]
+    assert Path(drill.directory, "phases").read_text(encoding="utf-8").split()[1::2] == ["steady", "restart", "after-restart"]

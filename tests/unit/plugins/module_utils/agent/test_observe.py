@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import troubles, unbound
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.observe import idle, troubles
 
 
 def service(state="active", substate="running", result="success", restarts=0):
@@ -43,5 +43,10 @@ def test_what_is_wrong_with_the_service_is_said(answers, kept, unit, alarm, expe
 
 
 def test_a_policy_whose_binary_was_replaced_is_named():
-    policies = [{"name": "a", "replaced": []}, {"name": "b", "replaced": ["/x", "/y"]}]
-    assert unbound(policies) == ["b watches and enforces nothing in /x, /y, replaced since it was loaded: run this host's policies again"]
+    policies = [{"name": "a", "replaced": [], "stale_overrides": 0}, {"name": "b", "replaced": ["/x", "/y"], "stale_overrides": None}]
+    assert idle(policies) == ["b watches and enforces nothing in /x, /y, replaced since it was loaded: run this host's policies again"]
+
+
+def test_a_policy_whose_map_fills_is_named():
+    (told,) = idle([{"name": "a", "replaced": [], "stale_overrides": 31000}, {"name": "b", "replaced": [], "stale_overrides": 0}])
+    assert told.startswith("a: 31000 verdicts on threads that are gone are in its map, and full it denies nothing")

@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import pytest
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent import release
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.release import (
     ReleaseError,
     Versions,
@@ -95,6 +96,13 @@ def test_a_bad_member_is_refused_and_nothing_is_written(case, versions, tmp_path
         versions.unpack(str(path), "1.7.0", "amd64", "")
     assert list((tmp_path / "opt").iterdir()) == []
     assert not (tmp_path / "etc").exists()
+
+
+def test_a_tarball_that_would_fill_the_disk_is_refused(versions, tarball, tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "_MOST_BYTES", 6100)
+    with pytest.raises(ReleaseError, match="unpacks to more than 6100 bytes"):
+        versions.unpack(str(tarball), "1.7.0", "amd64", "")
+    assert list((tmp_path / "opt").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.handover import STEPS, Record, reasons, recovery
-from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, policy_files, policy_key, policy_mode, with_mode
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.proof import Proof
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.slots import Layout, policy_files, policy_key, said_mode, with_mode
 
 OURS = """\
 apiVersion: cilium.io/v1alpha1
@@ -42,16 +45,16 @@ def test_a_policys_name_is_found_without_a_yaml_reader(text, key):
 
 
 def test_a_mode_is_read_and_changed_and_nothing_else():
-    assert policy_mode(OURS) == "enforce"
+    assert said_mode(OURS) == "enforce"
     eased = with_mode(OURS, "monitor")
     assert eased == OURS.replace("value: enforce", "value: monitor")
-    assert policy_mode(eased) == "monitor"
+    assert said_mode(eased) == "monitor"
     as_json = '{"spec": {"options": [{"name": "policy-mode", "value": "enforce"}]}}'
     assert with_mode(as_json, "monitor") == as_json.replace("enforce", "monitor")
 
 
-def test_a_policy_without_a_mode_enforces_and_cannot_be_changed():
-    assert policy_mode("metadata: {name: x}") == "enforce"
+def test_a_policy_without_a_mode_says_none_and_cannot_be_changed():
+    assert said_mode("metadata: {name: x}") == ""
     assert with_mode("metadata: {name: x}", "monitor") is None
 
 
@@ -77,10 +80,11 @@ def test_one_rename_decides_which_slot_boots(tmp_path):
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("active", ["a", "b", None])
 def test_a_hand_over_goes_on_only_when_the_pointer_has_moved(step, active):
-    record = Record(step, Layout().slot("a", "1.7.0"), "b", "1.7.1", [("shop", "watch")])
+    proofs = [Proof("deny-1", "deny-1", "trigger", {"kind": "connect", "address": "192.0.2.1"})]
+    record = Record(step, Layout().slot("a", "1.7.0"), "b", "1.7.1", [("", "deny-1"), ("shop", "watch")], [("shop", "watch")], proofs)
     expected = "continue" if active == "b" and step in ("point", "retire", "prove") else "undo"
     assert recovery(record, active) == expected
-    assert Record.parse(record.dump()) == record
+    assert Record.parse(json.loads(json.dumps(record.dump()))) == record
 
 
 def test_reasons_name_what_was_and_what_is_wanted():

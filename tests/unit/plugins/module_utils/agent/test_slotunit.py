@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import
 
 DENY = "metadata:\n  name: deny-1\nspec:\n  options:\n    - name: policy-mode\n      value: enforce\n"
 WATCH = "metadata:\n  name: 'watch-1'\n  namespace: web\nspec:\n  options:\n    - name: policy-mode\n      value: monitor\n"
+OWN = "metadata: {name: own}\nspec: {}\n"
 
 
 @pytest.fixture
@@ -38,6 +41,23 @@ def test_good_pins_come_back_whatever_a_failed_start_left(slot, new):
     assert (slot.pins.policies(), slot.pins.leftover) == (["good"], "")
     assert heal(slot) == ""
     assert slot.pins.policies() == ["good"]
+
+
+def test_an_alarm_that_comes_while_the_next_start_heals_takes_nothing_away(slot, monkeypatch):
+    tree(slot, ["good"], ["part"])
+    remove, alarms = shutil.rmtree, []
+
+    def remove_late(path, ignore_errors):
+        if not alarms:
+            alarms.append(threading.Thread(target=raise_alarm, args=(slot,)))
+            alarms[0].start()
+            alarms[0].join(0.5)
+        remove(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(slotunit.shutil, "rmtree", remove_late)
+    heal(slot)
+    alarms[0].join()
+    assert slot.pins.policies() == slot.alarm()["kept"] == ["good"]
 
 
 def test_nothing_is_healed_while_the_agent_runs(slot):
@@ -65,7 +85,8 @@ def test_a_number_that_is_another_programs_by_now_keeps_nobody_from_starting(slo
 
 
 def test_the_set_is_read_from_its_files():
-    assert expected({"1-deny-1.yaml": DENY, "1-web.watch-1.yaml": WATCH}) == {("", "deny-1"): "enforce", ("web", "watch-1"): "monitor"}
+    files = {"apiary/1-deny-1.yaml": DENY, "apiary/1-web.watch-1.yaml": WATCH, "adopted/own.yaml": OWN, "odd": "x: y\n"}
+    assert expected(files) == {("", "deny-1"): "enforce", ("web", "watch-1"): "monitor", ("", "own"): ""}
 
 
 def test_a_slot_is_ready_only_with_every_policy_in_its_mode_and_nothing_old():
@@ -80,6 +101,18 @@ def test_a_slot_is_ready_only_with_every_policy_in_its_mode_and_nothing_old():
     listed.append(LoadedPolicy("c", "", "loading"))
     assert missing(wanted, listed, "/x_old") == ["a is in mode monitor, not enforce", "c is loading", "/x_old is still there"]
     assert missing({}, [], "") == []
+    assert missing({("", "a"): ""}, listed, "") == []
+
+
+def test_a_slot_is_not_ready_without_the_policies_that_it_adopted(slot, tmp_path):
+    files = {"etc/apiary/slots/a/policies/adopted/own.yaml": OWN, "etc/apiary/slots/a/version": "1.7.0\n"}
+    files["opt/apiary/tetragon/1.7.0/bin/tetra"] = "#!/bin/sh\necho '{}'\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "opt/apiary/tetragon/1.7.0/bin/tetra").chmod(0o755)
+    with pytest.raises(NotReady, match="not ready after 0 seconds: own is not loaded"):
+        slotunit.wait_ready(slot, 0, os.getpid())
 
 
 def test_an_agent_that_ends_is_not_waited_for(slot):

@@ -16,6 +16,7 @@ STATE = State(
     frozenset([("", "a-00000001"), ("shop", "b-00000002")]),
     {("shop", "b-00000002"): (Binary("/usr/bin/app", 7, 42, "c0ffee"), Binary("/usr/bin/gone"))},
     "boot-1/4711",
+    {("", "a-00000001"): {"kind": "connect", "address": "192.0.2.1"}},
 )
 
 

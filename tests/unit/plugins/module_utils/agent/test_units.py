@@ -80,3 +80,24 @@ def test_a_hosts_copy_of_the_code_is_whole():
     needed += [name for line in together for name in line.split(", ")]
     assert "process" in needed
     assert set(needed) <= set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"memory_max": "2GB"}, "memory_max is '2GB'; needed: bytes such as 512M or 2G, a share such as 10%, or nothing"),
+        ({"cpu_quota": "50"}, "cpu_quota is '50'; needed: a share of one CPU such as 50%, or nothing"),
+        ({"start_limit": 0}, "start_limit is 0; needed: 1 or more"),
+        ({"before": ["nginx"]}, "before has 'nginx'; needed: whole names of units such as nginx.service"),
+        ({"before": ["a.service\nExecStart=b.service"]}, "before has 'a.service\\nExecStart=b.service'; needed: whole names of units"),
+    ],
+)
+def test_a_limit_that_systemd_would_pass_over_is_refused(given, problem):
+    (found,) = Limits(**given).problems()
+    assert found.startswith(problem)
+
+
+def test_limits_that_systemd_takes_are_taken():
+    assert Limits().problems() == []
+    assert Limits("", "250%", 1, 1, 1, ["docker.service", "ssh@1-2.socket", "multi-user.target"]).problems() == []
+    assert Limits("infinity").problems() == Limits("40%").problems() == Limits("1073741824").problems() == []

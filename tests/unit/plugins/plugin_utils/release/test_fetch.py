@@ -24,13 +24,16 @@ RELEASE = Release("1.7.0", "amd64")
 
 
 class Site(BaseHTTPRequestHandler):
-    """Serves what the test put in ``files``; ``short`` announces more bytes than it sends."""
+    """Serves what the test put in ``files``; ``short`` announces more bytes than it sends, ``broken`` none, and closes within a piece."""
 
     def do_GET(self):
         self.server.asked.append(self.path)
         body = self.server.files.get(self.path.rpartition("://")[2].partition("/")[2] if "://" in self.path else self.path.lstrip("/"))
         if isinstance(body, int) or body is None:
             self.send_error(body or 404)
+            return
+        if self.server.broken:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n" + body[:100])
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + self.server.short))
@@ -44,7 +47,7 @@ class Site(BaseHTTPRequestHandler):
 @pytest.fixture
 def site():
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        server.files, server.asked, server.short = {}, [], 0
+        server.files, server.asked, server.short, server.broken = {}, [], 0, False
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -189,6 +192,12 @@ def test_a_transfer_that_is_cut_short(site, tarball, cache):
     site.files[RELEASE.file], site.short = tarball.read_bytes(), 100
     size = tarball.stat().st_size
     message = rf"ended after {size} of {size + 100} bytes|broke off \(IncompleteRead"
+    refused(cache, message, sha=sha256(tarball), source=site.url + "/{file}")
+
+
+def test_a_connection_that_breaks_off(site, tarball, cache):
+    site.files[RELEASE.file], site.broken = tarball.read_bytes(), True
+    message = rf"{RELEASE.file}: broke off \(IncompleteRead.*: try again, or look at what stands between"
     refused(cache, message, sha=sha256(tarball), source=site.url + "/{file}")
 
 
