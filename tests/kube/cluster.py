@@ -165,13 +165,12 @@ class Cluster:
     def pid(self, name: str) -> int | None:
         """The id of a running process of the cluster."""
         with contextlib.suppress(OSError, ValueError):
-            process = int((self.directory / f"{name}.pid").read_text(encoding="ascii"))
-            state = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
-            ours = f"LAB_CLUSTER={self.directory}".encode()
-            if state != "Z" and ours in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
-                return process
-            with contextlib.suppress(ChildProcessError):
+            process, begun = (int(word) for word in (self.directory / f"{name}.pid").read_text(encoding="ascii").split())
+            state, started = _life(process)
+            if state == "Z":
                 os.waitpid(process, os.WNOHANG)
+            elif started == begun:
+                return process
         return None
 
     def usage(self) -> dict[str, dict[str, float]]:
@@ -456,7 +455,8 @@ class Cluster:
                 "manageAllNodes": True,
                 "nodeLeaseDurationSeconds": 0,
                 "nodePlayStageParallelism": 4,
-                "podPlayStageParallelism": 4,
+                "podPlayStageParallelism": 16,
+                "podsOnNodeSyncParallelism": 16,
                 "enableCRDs": ["Stage", "Exec"],
                 "enableDebuggingHandlers": True,
             },
@@ -473,7 +473,7 @@ class Cluster:
             self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()], path)
 
     def _spawn(self, name: str, command: Sequence[str], path: str = "", **options: Any) -> None:
-        """Start a process of the cluster; its environment tells that it is ours."""
+        """Start a process of the cluster."""
         with (self.directory / f"{name}.log").open("ab") as log:
             started = subprocess.Popen(
                 command,
@@ -481,10 +481,10 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
+                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory)},
                 **options,
             )
-        _write(self.directory / f"{name}.pid", str(started.pid))
+        _write(self.directory / f"{name}.pid", f"{started.pid} {_life(started.pid)[1]}")
         started.returncode = 0  # it outlives this object; `pid` reaps it
 
     def _enter(self) -> list[str]:
@@ -542,6 +542,12 @@ def _write(path: Path, text: str) -> None:
     new.write_text(text, encoding="utf-8")
     new.chmod(0o600)
     new.replace(path)
+
+
+def _life(process: int) -> tuple[str, int]:
+    """State of a process, and when it began. Raises OSError when there is none."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[19])
 
 
 def _now() -> str:
