@@ -33,6 +33,7 @@ bench:
 	@tools/tree $(BUILD)/collections
 	@rm -rf $(BUILD)/bench
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
+	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/kube.py $(BUILD)/bench-kube $(abspath $(BUILD)/collections)
 	@if [ "$$(id -u)" = 0 ]; then tests/lab/hosts/setup $(LAB) && \
 	PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/hosts.py $(BUILD)/bench/hosts $(abspath $(BUILD)/collections) $(LAB); \
 	else echo "The measurements on hosts need root: sudo make bench"; fi

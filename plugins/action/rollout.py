@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -17,9 +17,11 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, groups_of, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import gates, report
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Request, Run, find_target
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import cluster_of
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 
 _TICK = 30.0
+MAX_NAMED = 20
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "step": {
         "type": "str",
@@ -106,16 +108,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"  ring {ring.name}: {len(ring.hosts)} host(s) in {len(ring.batches)} batch(es), "
                 f"{len(ring.control)} to compare with, bake {ring.bake} s"
             )
-            watched = (*ring.hosts, *ring.control)
+            changed = _machines(ring.hosts)
+            watched = _machines((*ring.hosts, *ring.control))
+            part = _machines((*watched, *earlier, *run.exposed))
             rings[ring.name] = {
+                "changed": dict.fromkeys(changed, True),
                 "watched": dict.fromkeys(watched, True),
-                "taking_part": dict.fromkeys((*watched, *earlier, *run.exposed), True),
+                "taking_part": dict.fromkeys(part, True),
                 "batches": list(range(len(ring.batches))),
-                "batch_of": {host: number for number, batch in enumerate(ring.batches) for host in batch},
+                "batch_of": {host: number for number, batch in enumerate(ring.batches) for host in _machines(batch)},
             }
-            last.update(dict.fromkeys((*watched, *earlier, *run.exposed), index))
+            last.update(dict.fromkeys(part, index))
         if plan.left_out:
-            say(f"  left out: {', '.join(f'{host} ({why})' for host, why in sorted(plan.left_out.items()))}")
+            named = [f"{host} ({why})" for host, why in sorted(plan.left_out.items())]
+            say(f"  left out: {', '.join(named[:MAX_NAMED])}" + (f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""))
         return {"order": [ring.name for ring in plan.rings], "rings": rings, "last": last}
 
     def step_ring(self) -> dict[str, Any]:
@@ -149,11 +155,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def step_gate(self) -> dict[str, Any]:
         run, ring = self._run, self.arguments["ring"]
         verdict = run.judge(ring)
-        say(f"    gate: {verdict.status}", *(f"      {reason}" for reason in verdict.reasons))
+        more = [f"and {len(verdict.reasons) - MAX_NAMED} more, all in the report"] if len(verdict.reasons) > MAX_NAMED else []
+        say(f"    gate: {verdict.status}", *(f"      {reason}" for reason in (*verdict.reasons[:MAX_NAMED], *more)))
         back = run.to_roll_back(ring) if verdict.status == gates.FAIL else []
         if back:
             say(f"    rolling {len(back)} host(s) back to {bundle.label(run.facts['previous_digest'])}")
-        return {"verdict": verdict.status, "reasons": list(verdict.reasons), "back": dict.fromkeys(back, True)}
+        reasons = list(verdict.reasons[:MAX_NAMED])
+        return {"verdict": verdict.status, "reasons": reasons, "back": dict.fromkeys(_machines(back), True)}
 
     def step_conclude(self) -> dict[str, Any]:
         run, ring = self._run, self.arguments["ring"]
@@ -167,7 +175,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 f"halted at ring {ring}: the gate is inconclusive: {reason}. Mend that and run again: it goes on at this ring."
             )
-        where = f"; NOT back: {', '.join(stuck)}" if stuck else "; every changed host is back on the previous bundle"
+        more = f" and {len(stuck) - MAX_NAMED} more" if len(stuck) > MAX_NAMED else ""
+        where = f"; NOT back: {', '.join(stuck[:MAX_NAMED])}{more}" if stuck else "; every changed host is back on the previous bundle"
         raise AnsibleActionFail(f"halted at ring {ring}: {reason}{where}")
 
     def step_finish(self) -> dict[str, Any]:
@@ -185,3 +194,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         page, data = report.write(run, self.arguments["report_dir"])
         say(f"  {data['outcome']}; report: {page}")
         return {"report": str(page), "outcome": data["outcome"]}
+
+
+def _machines(members: Iterable[str]) -> list[str]:
+    """The inventory hosts through which these members are changed."""
+    return list(dict.fromkeys(map(cluster_of, members)))

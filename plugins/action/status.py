@@ -17,6 +17,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, env
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, groups_of, say, write_record
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Ledger
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.status import fleet_status, intended
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import records
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 
 MAX_SHOWN = 20
@@ -41,8 +43,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             bundles = _bundles(name, set(intended(entries, name).values()), Path(arguments["bundle_dir"]))
         except Refused as error:
             raise failure(error) from None
-        groups = groups_of(task_vars)
-        seen = {host: _observation(Path(arguments["observations"]) / f"{host}.json") for host in groups}
+        place = Path(arguments["observations"])
+        groups: dict[str, list[str]] = {}
+        seen: dict[str, dict[str, Any] | None] = {}
+        for host, members in groups_of(task_vars).items():
+            nodes = records.read(records.path_of(place, host)) if GROUP in members else None
+            if nodes is None:
+                groups[host], seen[host] = members, _observation(place / f"{host}.json")
+            else:
+                groups.update({f"{host}/{node}": members for node in nodes})
+                seen.update({f"{host}/{node}": record for node, record in nodes.items()})
         status = fleet_status(entries, name, bundles, groups, seen)
         write_record(arguments["report"], status)
         say(*_lines(status))

@@ -32,6 +32,7 @@ CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci")
 PLATFORMS = sorted(path.stem for path in (CHART / "platforms").glob("*.yaml"))
 # Kinds that others define; their schemas are not Kubernetes' own.
 FOREIGN = {"PodMonitor", "PrometheusRule", "ServiceMonitor", "TracingPolicy"}
+SINCE_1_30 = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 POLICY = """
 apiVersion: cilium.io/v1alpha1
 kind: TracingPolicy
@@ -119,7 +120,7 @@ def test_every_object_fits_the_schemas_of_kubernetes(rendered: dict[str, list[Ob
     checked = 0
     for found in rendered.values():
         for one in found:
-            if one["kind"] not in FOREIGN:
+            if one["kind"] not in FOREIGN and not (version == OLDEST and one["kind"] in SINCE_1_30):
                 kubernetes_validate.validate(one, version, strict=True)
                 checked += 1
     assert checked > 40

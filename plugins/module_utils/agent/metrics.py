@@ -36,20 +36,26 @@ def fetch(address: str, timeout: float = 5.0) -> str:
 
 
 def samples(text: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
-    """Every sample: name without the agent's prefix, labels, value. Lines that are no samples are passed over.
+    """Every sample of the agent's own: name without its prefix, labels, value. Raises as ``every`` does."""
+    for name, labels, value in every(text, PREFIX):
+        yield name[len(PREFIX) :], labels, value
+
+
+def every(text: str, *prefixes: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
+    """Every sample whose name begins with one of these: name, labels, value. Lines that are no samples are passed over.
 
     Raises MetricsError for a value that no comparison holds.
     """
     for line in text.splitlines():
         match = _LINE.match(line)
-        if match and match.group(1).startswith(PREFIX):
+        if match and match.group(1).startswith(prefixes):
             try:
                 value = float(match.group(3))
             except ValueError:
                 continue
             if not math.isfinite(value):
                 raise MetricsError("{0} is {1}; needed: a number".format(match.group(1), match.group(3)))
-            yield match.group(1)[len(PREFIX) :], dict(_LABEL.findall(match.group(2) or "")), value
+            yield match.group(1), dict(_LABEL.findall(match.group(2) or "")), value
 
 
 def total(text: str, name: str) -> float:

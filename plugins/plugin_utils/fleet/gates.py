@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Gates
@@ -29,7 +29,7 @@ class HostEvidence:
     """What is known of one host. ``start`` follows the change, ``end`` the bake; for control hosts ``start`` is None.
 
     ``error`` is the reason why the change failed on this host. ``expected`` are the policies it was given, as a bundle
-    describes them.
+    describes them. On a host that is ``renewed`` the change is a new agent: its restarts count from the change on.
     """
 
     name: str
@@ -38,9 +38,10 @@ class HostEvidence:
     end: Observation | None = None
     error: str = ""
     expected: Sequence[Mapping[str, Any]] = ()
+    renewed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reading:
     """One signal on one host: ``value`` against ``limit``, both in ``unit``; None where there is nothing to compare."""
 
@@ -55,7 +56,7 @@ class Reading:
     subject: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if value not in (None, "")}
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) not in (None, "")}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ def judge(gates: Gates, ring: Sequence[HostEvidence], control: Sequence[HostEvid
     if not present and not reasons:
         reasons = ["no host of the ring could be observed"]
     return Verdict(status, tuple(dict.fromkeys(reasons)), tuple(readings))
+
+
+def join(verdicts: Sequence[Verdict]) -> Verdict:
+    """Verdicts over parts of one ring as one: the worst of them."""
+    ordered = sorted(verdicts, key=lambda one: (FAIL, INCONCLUSIVE, PASS).index(one.status))
+    return Verdict(
+        ordered[0].status if ordered else INCONCLUSIVE,
+        tuple(reason for one in ordered for reason in one.reasons) if ordered else ("no host of the ring could be observed",),
+        tuple(reading for one in ordered for reading in one.readings),
+    )
 
 
 def _reason(reading: Reading) -> str:
@@ -155,10 +166,12 @@ def _conformity(gates: Gates, host: HostEvidence) -> Iterator[Reading]:
 
 def _restarts(limit: float, host: HostEvidence) -> Reading:
     """Restarts are seen by the agent's start time (seconds after boot) and by the boot itself."""
-    first = host.before or host.start
+    first = host.start if host.renewed else host.before or host.start
     if first is None or host.end is None or not first["agent"]["answers"]:
         return Reading("agent_restarts", host.name, INCONCLUSIVE, detail="there is no observation from before the change")
     seen = [one for one in (first, host.start, host.end) if one is not None]
+    if host.renewed and any(one["agent"]["started"] is None for one in seen):
+        return Reading("agent_restarts", host.name, INCONCLUSIVE, detail="; ".join(host.end["problems"]) or "is not known")
     starts = {(one["host"]["boot_id"], one["agent"]["started"]) for one in seen}
     restarts = float(len(starts) - 1)
     return Reading("agent_restarts", host.name, FAIL if restarts > limit else PASS, restarts, None, limit, "restarts")

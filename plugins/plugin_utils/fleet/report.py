@@ -34,6 +34,7 @@ def assemble(run: Run) -> dict[str, Any]:
     entries = [entry for entry in run.ledger.read() if entry.get("run") == run.name]
     outcome, reason = _outcome(entries)
     plan = run.planned
+    rows: dict[str, dict[str, Any]] = {}
     return {
         "format": FORMAT,
         "environment": run.facts["environment"],
@@ -49,7 +50,7 @@ def assemble(run: Run) -> dict[str, Any]:
         ],
         "rings": [_ring(run, ring, entries) for ring in plan.rings],
         "left_out": dict(plan.left_out),
-        "hosts": [_host(run, ring, host) for ring in plan.rings for host in ring.hosts],
+        "hosts": [_host(run, ring, host, rows) for ring in plan.rings for host in _members(run, ring)],
         "timeline": [{key: entry[key] for key in ("time", "kind", "ring", "verdict", "reason") if key in entry} for entry in entries],
     }
 
@@ -118,7 +119,13 @@ def _signals(readings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(signals, key=lambda one: (order[one["status"]], one["signal"], one["subject"]))
 
 
-def _host(run: Run, ring: RingPlan, name: str) -> dict[str, Any]:
+def _members(run: Run, ring: RingPlan) -> list[str]:
+    """The hosts of a ring as planned, and the nodes that were found in it since."""
+    return list(dict.fromkeys((*ring.hosts, *run.attempted(ring.name))))
+
+
+def _host(run: Run, ring: RingPlan, name: str, rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One host; ``rows`` holds policies' rows that were made before, so that equal ones of many hosts are one object."""
     seen = _latest(run, ring, name)
     if seen is None:
         return {"name": name, "ring": ring.name, "observed": None, "policies": []}
@@ -132,21 +139,25 @@ def _host(run: Run, ring: RingPlan, name: str) -> dict[str, Any]:
         "cell": show_cell(cell_of(seen["host"])),
         "agent": seen["agent"]["version"],
         "bundle": running,
-        "policies": [
-            {
-                "policy": known.get(one["name"], {}).get("reference", one["name"]),
-                "loaded": one["name"],
-                "managed": one["managed"],
-                "state": one["state"],
-                "mode": "monitor" if one["mode"] == "monitor_only" else one["mode"],
-                "posted": max(one["posted"], int((seen["counters"] or {}).get("policy_events", {}).get(one["name"], 0))),
-                "enforced": one["enforced"],
-                "would_enforce": one["would_enforce"],
-            }
-            for one in seen["policies"] or ()
-        ],
+        "policies": [rows.setdefault(json.dumps(row, sort_keys=True), row) for row in _rows(seen, known)],
         "problems": seen["problems"],
     }
+
+
+def _rows(seen: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "policy": known.get(one["name"], {}).get("reference", one["name"]),
+            "loaded": one["name"],
+            "managed": one["managed"],
+            "state": one["state"],
+            "mode": "monitor" if one["mode"] == "monitor_only" else one["mode"],
+            "posted": max(one["posted"], int((seen["counters"] or {}).get("policy_events", {}).get(one["name"], 0))),
+            "enforced": one["enforced"],
+            "would_enforce": one["would_enforce"],
+        }
+        for one in seen["policies"] or ()
+    ]
 
 
 def _latest(run: Run, ring: RingPlan, name: str) -> dict[str, Any] | None:

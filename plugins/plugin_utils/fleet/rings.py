@@ -1,18 +1,19 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rings: which host changes when. A pure function of the environment and of what the hosts said of themselves."""
+"""Rings: which host or node changes when. A pure function of the environment and of what they said of themselves."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment, Ring
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL, cluster_of, is_node
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
 
 MAX_NAMED = 5
@@ -21,20 +22,24 @@ Cell = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One host of the fleet. ``cell`` is kernel, architecture and OS; None when the host did not answer.
+    """One host of the fleet, or one node of a cluster. ``cell`` is kernel, architecture and OS; None when it did not answer.
 
-    ``trouble`` says why nothing can be rolled out to it (unreachable, no agent).
+    ``trouble`` says why nothing can be rolled out to it (unreachable, no agent). A node has its ``ring``; a host is given one.
     """
 
     name: str
     groups: frozenset[str]
     cell: Cell | None
     trouble: str = ""
+    ring: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """One ring: its hosts in the order of change, in batches; the hosts it is compared with; its bake in seconds."""
+    """One ring: its hosts in the order of change, in batches; the hosts it is compared with; its bake in seconds.
+
+    The nodes of a cluster are one batch: how many of them change at once is up to their DaemonSet, which is told.
+    """
 
     name: str
     batches: tuple[tuple[str, ...], ...]
@@ -95,7 +100,7 @@ def budget(share: str, total: int) -> int:
     return total * int(share[:-1]) // 100 if share.endswith("%") else int(share)
 
 
-def _order(environment: str, host: str) -> bytes:
+def order(environment: str, host: str) -> bytes:
     """A fixed, even shuffle: the same host stands at the same place in every rollout of an environment."""
     return hashlib.sha256(f"{environment}/{host}".encode()).digest()
 
@@ -104,7 +109,7 @@ def plan_rings(environment: Environment, members: Iterable[Member]) -> Plan:
     """Divide the fleet. Raises Refused when rings overlap, are empty, leave hosts out, or the first misses a cell."""
     everyone = list(members)
     left_out = {member.name: member.trouble for member in everyone if member.trouble}
-    fleet = sorted((member for member in everyone if not member.trouble), key=lambda member: _order(environment.name, member.name))
+    fleet = sorted((member for member in everyone if not member.trouble), key=lambda member: order(environment.name, member.name))
     allowed = budget(environment.gates.unreachable, len(everyone))
     if len(left_out) > allowed:
         named = "; ".join(f"{host}: {why}" for host, why in sorted(left_out.items())[:MAX_NAMED])
@@ -123,17 +128,27 @@ def plan_rings(environment: Environment, members: Iterable[Member]) -> Plan:
     rings = []
     for index, ring in enumerate(environment.rings):
         names = [member.name for member in chosen[index]]
-        size = max(1, count(ring.batch, len(names)))
         later = [member.name for following in chosen[index + 1 :] for member in following]
         rings.append(
-            RingPlan(
-                ring.name,
-                tuple(tuple(names[start : start + size]) for start in range(0, len(names), size)),
-                tuple(later[::-1][: environment.gates.control]),
-                ring.bake,
-            )
+            RingPlan(ring.name, tuple(_batches(ring, names)), tuple(_control(names, later[::-1], environment.gates.control)), ring.bake)
         )
     return Plan(tuple(rings), left_out)
+
+
+def _batches(ring: Ring, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    hosts = [name for name in names if not is_node(name)]
+    size = max(1, count(ring.batch, len(hosts)))
+    for start in range(0, len(hosts), size):
+        yield tuple(hosts[start : start + size])
+    nodes = [name for name in names if is_node(name)]
+    for cluster in sorted({cluster_of(name) for name in nodes}):
+        yield tuple(name for name in nodes if cluster_of(name) == cluster)
+
+
+def _control(names: Iterable[str], later: Sequence[str], limit: int) -> Iterator[str]:
+    """Hosts are compared with hosts, and nodes with nodes."""
+    for kind in sorted({is_node(name) for name in names}):
+        yield from [name for name in later if is_node(name) == kind][:limit]
 
 
 def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Member]]:
@@ -142,7 +157,7 @@ def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Memb
     chosen: list[list[Member]] = [[] for _unused in environment.rings]
     for index, ring in enumerate(environment.rings):
         for member in fleet:
-            if not member.groups.isdisjoint(ring.groups):
+            if member.ring == ring.name if member.ring else not member.groups.isdisjoint(ring.groups):
                 if member.name in taken:
                     problems.append(
                         environment.document.problem(
@@ -155,14 +170,17 @@ def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Memb
                     chosen[index].append(member)
     free = [member for member in fleet if member.name not in taken]
     cells = sorted({member.cell for member in fleet if member.cell})
+    hosts = sum(not member.ring for member in fleet)
     for index, ring in enumerate(environment.rings):
         if not ring.groups:
-            picked = _take(ring, free, len(fleet), cells if index == 0 else [])
+            picked = _take(ring, free, hosts, cells if index == 0 else [])
             names = {member.name for member in picked}
-            chosen[index] = picked
+            chosen[index] += picked
             free = [member for member in free if member.name not in names]
         if not chosen[index]:
             where = f"no host is in {', '.join(ring.groups)}" if ring.groups else "the rings before it took every host"
+            if hosts < len(fleet):
+                where = f"it selects no node; label nodes with {LABEL}={ring.name}, as the playbook apiary.tetragon.cluster_label does"
             problems.append(environment.document.problem(("rings", index), f"ring {ring.name!r} is empty: {where}"))
     if free:
         named = ", ".join(member.name for member in free[:MAX_NAMED])
@@ -178,7 +196,11 @@ def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Memb
             environment.document.problem(
                 ("rings", 0),
                 f"ring {environment.rings[0].name!r} has no host with {'; '.join(map(show_cell, missed[:MAX_NAMED]))} (such as {example}): "
-                "the first ring must hold one of each kind, or take: cells",
+                + (
+                    f"label one of these nodes with {LABEL}={environment.rings[0].name}"
+                    if is_node(example)
+                    else "the first ring must hold one of each kind, or take: cells"
+                ),
             )
         )
     if problems:

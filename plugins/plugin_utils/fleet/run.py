@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import heapq
 import json
 import platform
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import gates
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Ledger, Lock, Progress, now, process_start, progress
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import Member, Plan, RingPlan, budget, cell_of, plan_rings
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import records
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP, cluster_of, is_node, rings_of
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 
 MAX_NAMED = 5
+MAX_POINTS = 50
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Run:
         self.name = self.directory.name
         self.facts: dict[str, Any] = json.loads((self.directory / "run.json").read_text(encoding="utf-8"))
         self.ledger = Ledger(self.directory.parent.parent)
+        self._kept: dict[Path, tuple[int, dict[str, dict[str, Any]] | None]] = {}
+        self._expected: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     @cached_property
     def environment(self) -> environments.Environment:
@@ -161,11 +167,11 @@ class Run:
         A run that is taken up keeps its plan when the hosts are the same; otherwise it starts again from ring one.
         """
         groups = {name: frozenset(members) for name, members in hosts.items()}
-        members = [self._member(name, groups[name]) for name in sorted(groups)]
+        members = [member for name in sorted(groups) for member in self._members(name, groups[name])]
         plan = plan_rings(self.environment, members)
         self._check_capabilities(plan, groups)
         stand = self.stand()
-        digest = canonical.digest([plan.to_json(), sorted((name, sorted(member)) for name, member in groups.items())])
+        digest = canonical.digest([_lasting(plan).to_json(), sorted((name, sorted(member)) for name, member in groups.items())])
         if stand.run != self.name or stand.plan != digest:
             _write(
                 self.directory / "plan.json",
@@ -220,15 +226,20 @@ class Run:
             return self.verdict(ring)
         plan = self.ring(ring)
         attempted, errors = self.attempted(ring), self.errors(ring)
-        evidence = [self._evidence(ring, host, errors.get(host, "")) for host in attempted]
         control = [self._control(ring, host) for host in plan.control]
-        verdict = gates.judge(self.environment.gates, evidence, control, plan.bake)
+        verdicts = []
+        for kind in sorted({is_node(host) for host in attempted}):
+            # Commands and URLs are tried on hosts; what a node can say of its health are its conditions.
+            limits = replace(self.environment.gates, commands=(), urls=()) if kind else self.environment.gates
+            evidence = [self._evidence(ring, host, errors.get(host, "")) for host in attempted if is_node(host) == kind]
+            verdicts.append(gates.judge(limits, evidence, [host for host in control if is_node(host.name) == kind], plan.bake))
+        verdict = gates.join(verdicts)
         _write(
             self.ring_directory(ring) / "gate.json",
             {
                 "status": verdict.status,
                 "reasons": list(verdict.reasons),
-                "readings": [reading.to_json() for reading in verdict.readings],
+                "readings": [reading.to_json() for reading in _telling(verdict.readings)],
                 "hosts": attempted,
                 "control": [host.name for host in control if host.end is not None],
                 "time": now(),
@@ -273,7 +284,7 @@ class Run:
         """Record the halt, and what was rolled back; returns the hosts that are not back on the previous bundle."""
         stuck: list[str] = []
         if verdict == gates.FAIL:
-            hosts = self.to_roll_back(ring)
+            hosts = [host for host in self.to_roll_back(ring) if not self._has_left(ring, host)]
             stuck = [host for host in hosts if not self._is_back(ring, host)]
             self._note(
                 "rolled-back",
@@ -314,9 +325,22 @@ class Run:
         return next(ring for ring in self.planned.rings if ring.name == name)
 
     def attempted(self, ring: str) -> list[str]:
-        """Hosts of a ring whose change was begun, batch by batch."""
+        """Hosts of a ring whose change was begun, batch by batch, and the nodes that were in it when it was last looked at."""
         begun = sorted((self.ring_directory(ring) / "batches").glob("*.json"), key=lambda path: int(path.stem))
-        return [host for path in begun for host in json.loads(path.read_text(encoding="utf-8"))]
+        members = [host for path in begun for host in json.loads(path.read_text(encoding="utf-8"))]
+        clusters = dict.fromkeys(cluster_of(member) for member in members if is_node(member))
+        nodes = [node for cluster in clusters for node in self._ring_nodes(ring, cluster, members)]
+        return [member for member in members if not is_node(member)] + nodes
+
+    def _ring_nodes(self, ring: str, cluster: str, planned: Sequence[str]) -> list[str]:
+        """A cluster's nodes of a ring: those that the newest record has, without those that were not reached; or as planned."""
+        for phase in ("end", "start"):
+            seen = self.nodes(ring, phase, cluster)
+            if seen is not None:
+                out = {node for node, record in seen.items() if "lost" in record and f"{cluster}/{node}" in self.planned.left_out}
+                mine = (node for node, record in seen.items() if record["ring"] == ring and "held" not in record)
+                return [f"{cluster}/{node}" for node in mine if node not in out]
+        return [member for member in planned if cluster_of(member) == cluster]
 
     @property
     def exposed(self) -> list[str]:
@@ -335,8 +359,14 @@ class Run:
         return [host for host in dict.fromkeys(begun) if host not in safe]
 
     def expected(self, host: str, bundle: bundles.Bundle | None) -> list[dict[str, Any]]:
-        """The policies of a bundle for one host."""
-        return bundle.policies_for(self._plan_file["groups"].get(host, ())) if bundle else []
+        """The policies of a bundle for one host or node."""
+        if bundle is None:
+            return []
+        key = (bundle.digest, cluster_of(host))
+        if key not in self._expected:
+            form = "cluster" if is_node(host) else "host"
+            self._expected[key] = bundle.policies_for(self._plan_file["groups"].get(cluster_of(host), ()), form)
+        return self._expected[key]
 
     def ring_directory(self, ring: str) -> Path:
         """Where the records of one ring lie: ``before``, ``start``, ``end`` and ``back``, each with a file per host."""
@@ -349,11 +379,30 @@ class Run:
 
     def observation(self, ring: str, phase: str, host: str) -> dict[str, Any] | None:
         """A recorded observation; None when there is none or the recorded task failed."""
+        if is_node(host):
+            return _sound((self.nodes(ring, phase, cluster_of(host)) or {}).get(host.partition("/")[2]))
         return _sound(_read(self.ring_directory(ring) / phase / f"{host}.json"))
 
     def fleet_observation(self, host: str) -> dict[str, Any] | None:
         """The observation from the start of the run."""
+        if is_node(host):
+            return _sound((self.fleet_nodes(cluster_of(host)) or {}).get(host.partition("/")[2]))
         return _sound(_read(self.directory / "fleet" / f"{host}.json"))
+
+    def nodes(self, ring: str, phase: str, cluster: str) -> dict[str, dict[str, Any]] | None:
+        """The records of a cluster's nodes from one phase of a ring; None when there are none."""
+        return self._records(self.ring_directory(ring) / phase, cluster)
+
+    def fleet_nodes(self, cluster: str) -> dict[str, dict[str, Any]] | None:
+        """The records of a cluster's nodes from the start of the run."""
+        return self._records(self.directory / "fleet", cluster)
+
+    def _records(self, directory: Path, cluster: str) -> dict[str, dict[str, Any]] | None:
+        path = records.path_of(directory, cluster)
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        if self._kept.get(path, (-1, None))[0] != stamp:
+            self._kept[path] = (stamp, records.read(path))
+        return self._kept[path][1]
 
     def errors(self, ring: str) -> dict[str, str]:
         """Hosts of a ring on which the change failed, with the reason."""
@@ -362,7 +411,27 @@ class Run:
             raw = _read(path) or {}
             if "failed" in raw:
                 found[path.stem] = str(raw["failed"])
+        for cluster in self.clusters:
+            for node, record in (self.nodes(ring, "start", cluster) or {}).items():
+                if "failed" in record:
+                    found[f"{cluster}/{node}"] = str(record["failed"])
         return found
+
+    @property
+    def clusters(self) -> list[str]:
+        """The clusters of the play, once it is planned."""
+        return [name for name, groups in self._plan_file["groups"].items() if GROUP in groups]
+
+    def cluster_rings(self, cluster: str, groups: Iterable[str]) -> tuple[str, ...]:
+        """The rings of one cluster, in order. Raises Refused."""
+        return rings_of(self.environment, cluster, groups)
+
+    def rings_to_roll_back(self, ring: str, cluster: str) -> list[str]:
+        """The rings of a cluster that go back when this ring fails, by the nodes that do."""
+        known = self.fleet_nodes(cluster) or {}
+        back = [host.partition("/")[2] for host in self.to_roll_back(ring) if is_node(host) and cluster_of(host) == cluster]
+        named = {known[node]["ring"] if node in known else ring for node in back}
+        return [one.name for one in self.environment.rings if one.name in named]
 
     def _evidence(self, ring: str, host: str, error: str) -> gates.HostEvidence:
         return gates.HostEvidence(
@@ -372,11 +441,17 @@ class Run:
             end=self.observation(ring, "end", host),
             error=error,
             expected=self.expected(host, self.bundle),
+            renewed=is_node(host),
         )
 
     def _control(self, ring: str, host: str) -> gates.HostEvidence:
         before = self.observation(ring, "before", host) or self.fleet_observation(host)
         return gates.HostEvidence(name=host, before=before, end=self.observation(ring, "end", host))
+
+    def _has_left(self, ring: str, host: str) -> bool:
+        """Whether a node is not in its cluster any more."""
+        back = self.nodes(ring, "back", cluster_of(host)) if is_node(host) else None
+        return back is not None and host.partition("/")[2] not in back
 
     def _is_back(self, ring: str, host: str) -> bool:
         seen = self.observation(ring, "back", host)
@@ -385,6 +460,17 @@ class Run:
         expected = self.expected(host, self.previous)
         running = {(one["name"], "monitor" if one["mode"] == "monitor_only" else one["mode"]) for one in seen["policies"] if one["managed"]}
         return running == {(one["loaded"], one["mode"]) for one in expected}
+
+    def _members(self, name: str, groups: frozenset[str]) -> list[Member]:
+        """A host, or the nodes of a cluster. Raises Refused when a cluster was not observed."""
+        if GROUP not in groups:
+            return [self._member(name, groups)]
+        known = self.fleet_nodes(name)
+        if known is None:
+            raise refuse(
+                "could not be observed; mend that, or leave it out with apiary_hosts", file=self.environment.file, path=f"cluster {name}"
+            )
+        return [_node(f"{name}/{node}", groups, record) for node, record in known.items()]
 
     def _member(self, name: str, groups: frozenset[str]) -> Member:
         seen = self.fleet_observation(name)
@@ -399,16 +485,27 @@ class Run:
         if self.bundle is None:
             return
         series = [str(part) for part in self.environment.version[:2]]
+        chosen = self.bundle
+        kept: dict[str, list[dict[str, Any]]] = {}
+
+        def by_groups(host: str) -> list[dict[str, Any]]:
+            if not is_node(host):
+                return chosen.policies_for(groups[host])
+            cluster = cluster_of(host)
+            if cluster not in kept:
+                kept[cluster] = chosen.policies_for(groups[cluster], "cluster")
+            return kept[cluster]
+
         problems: dict[tuple[str, str], list[str]] = {}
         for host in (host for ring in plan.rings for host in ring.hosts):
             agent = (self.fleet_observation(host) or {})["agent"]
-            if agent["version"].split("-")[0].split(".")[:2] != series:
+            if not is_node(host) and agent["version"].split("-")[0].split(".")[:2] != series:
                 key = (
                     "agent",
                     f"runs agent {agent['version']}; the environment's policies were checked for {self.environment.agent_version}",
                 )
                 problems.setdefault(key, []).append(host)
-            for policy in self.bundle.policies_for(groups[host]):
+            for policy in by_groups(host):
                 for need in policy["requirements"]:
                     offered = agent["probes"] if need["kind"] == "probe" else agent["flags"]
                     if offered is not None and not any(offered.get(name) for name in need["any_of"]):
@@ -419,6 +516,37 @@ class Run:
                 Problem(self.environment.file, 0, subject, f"{_named(hosts)} {text}: change the policy, its where, or the hosts")
                 for (subject, text), hosts in sorted(problems.items())
             )
+
+
+def _node(name: str, groups: frozenset[str], record: Mapping[str, Any]) -> Member:
+    if "lost" in record:
+        return Member(name, groups, None, str(record["lost"]), record["ring"])
+    trouble = "" if record["counters"] is not None else "; ".join(record["problems"])
+    return Member(name, groups, cell_of(record["host"]), trouble, record["ring"])
+
+
+def _lasting(plan: Plan) -> Plan:
+    """A plan without what comes and goes: of a cluster, only which rings it is in."""
+
+    def without(members: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cluster_of(member) for member in members))
+
+    rings = [replace(ring, batches=tuple(map(without, ring.batches)), control=without(ring.control)) for ring in plan.rings]
+    return Plan(tuple(rings), {host: why for host, why in plan.left_out.items() if not is_node(host)})
+
+
+def _telling(readings: Iterable[gates.Reading]) -> list[gates.Reading]:
+    """Readings worth keeping: all of hosts, all of nodes that did not pass, and of those that did the highest of each signal."""
+    kept: list[gates.Reading] = []
+    passed: dict[tuple[str, str], list[gates.Reading]] = {}
+    for reading in readings:
+        if is_node(reading.host) and reading.status == gates.PASS:
+            passed.setdefault((reading.signal, reading.subject), []).append(reading)
+        else:
+            kept.append(reading)
+    for group in passed.values():
+        kept += heapq.nlargest(MAX_POINTS, group, key=lambda one: one.value or 0.0)
+    return kept
 
 
 def _named(hosts: Sequence[str]) -> str:
@@ -462,7 +590,10 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _sound(raw: dict[str, Any] | None) -> dict[str, Any] | None:
-    return raw if raw is not None and "failed" not in raw else None
+    return raw if raw is not None and _UNSOUND.isdisjoint(raw) else None
+
+
+_UNSOUND = frozenset({"failed", "lost", "held"})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.bundle import Bundle, label
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Entry, Progress, progress
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import cluster_of, is_node
 
 FORMAT = "apiary.dev/status/1"
 
@@ -38,6 +40,8 @@ def host_status(name: str, digest: str, expected: Sequence[Mapping[str, Any]], s
     """Compare one host's observation with the policies it should run."""
     if seen is None:
         return HostStatus(name, digest, ("could not be observed",), ())
+    if "lost" in seen:
+        return HostStatus(name, digest, (str(seen["lost"]),), ())
     if not seen["agent"]["answers"] or seen["policies"] is None:
         return HostStatus(name, digest, (*seen["troubles"], "no agent answers: " + "; ".join(seen["problems"])), ())
     drift = [*seen["troubles"]]
@@ -60,6 +64,15 @@ def host_status(name: str, digest: str, expected: Sequence[Mapping[str, Any]], s
     return HostStatus(name, digest, tuple(drift), unmanaged)
 
 
+def _ring_digest(name: str, should: Mapping[str, str], observations: Mapping[str, Mapping[str, Any] | None]) -> str | None:
+    """What a node that came after the last rollout should run: what most nodes of its ring in its cluster should."""
+    ring = (observations.get(name) or {}).get("ring")
+    if not is_node(name) or ring is None:
+        return None
+    others = (other for other, seen in observations.items() if cluster_of(other) == cluster_of(name) and (seen or {}).get("ring") == ring)
+    return next((digest for digest, _nodes in Counter(should[one] for one in others if one in should).most_common(1)), None)
+
+
 def fleet_status(
     entries: Sequence[Entry],
     environment: str,
@@ -71,7 +84,7 @@ def fleet_status(
     should = intended(entries, environment)
     hosts, missing = [], set()
     for name in sorted(groups):
-        digest = should.get(name)
+        digest = should.get(name, _ring_digest(name, should, observations))
         if digest is None:
             hosts.append(HostStatus(name, "", ("was never part of a rollout",), ()))
             continue
@@ -81,7 +94,7 @@ def fleet_status(
                 HostStatus(name, digest, (f"its bundle {label(digest)} is not in apiary_bundle_dir, so it cannot be compared",), ())
             )
             continue
-        expected = bundles[digest].policies_for(groups[name]) if digest else []
+        expected = bundles[digest].policies_for(groups[name], "cluster" if is_node(name) else "host") if digest else []
         hosts.append(host_status(name, digest, expected, observations.get(name)))
     stand: Progress = progress(entries, environment)
     return {

@@ -1,0 +1,95 @@
+# Copyright (c) Apiary contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""apiary.tetragon.cluster_ring, on the controller: one ring of a cluster is changed, goes back, and tells its truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, environment
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Run
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, session, values
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, cluster_from
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """One step per task; ``step`` names it."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        _validation, arguments = self.validate_argument_spec(
+            {
+                **ARGUMENTS,
+                "step": {"type": "str", "required": True, "choices": ["preview", "change", "back", "publish", "release"]},
+                "run": {"type": "path"},
+                "ring": {"type": "str"},
+                "environment_file": {"type": "path"},
+                "bundle": {"type": "str", "default": ""},
+                "break_lock": {"type": "str", "default": ""},
+            },
+            required_if=[
+                ("step", "preview", ("environment_file",)),
+                *(("step", step, ("run", "ring")) for step in ("change", "back", "publish")),
+                ("step", "release", ("run",)),
+            ],
+        )
+        cluster = cluster_from(arguments, task_vars)
+        try:
+            return self._preview(cluster, arguments) if arguments["step"] == "preview" else self._step(cluster, arguments)
+        except Refused as error:
+            raise failure(error) from None
+        except ApiError as error:
+            raise failure(refuse(error.message, path=f"cluster {cluster.place.name}")) from None
+
+    def _step(self, cluster: session.Cluster, arguments: dict[str, Any]) -> dict[str, Any]:
+        run, step, ring = Run(arguments["run"]), arguments["step"], arguments["ring"]
+        part = session.Part(cluster, run, say, arguments["break_lock"])
+        if step == "release":
+            part.release()
+            return {"changed": False}
+        if step == "publish":
+            return {"changed": True, "verdict": part.publish(ring)}
+        try:
+            changed = part.change(ring) if step == "change" else part.back(ring)
+        except (Refused, ApiError) as error:
+            reason = error if isinstance(error, Refused) else refuse(error.message)
+            session.fail_nodes(run, part.name, ring, "start" if step == "change" else "back", reason)
+            raise
+        return {"changed": changed, "requests": cluster.api.requests}
+
+    @staticmethod
+    def _preview(cluster: session.Cluster, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What a rollout would change, tried on the API server."""
+        wanted = environment.load(arguments["environment_file"])
+        chosen = bundle.read(arguments["bundle"]) if arguments["bundle"] else None
+        session.check_bundle(wanted, chosen)
+        release = change.installed(cluster.api, cluster.helm, cluster.rings(wanted), recover=False)
+        batches = {ring.name: ring.batch for ring in wanted.rings}
+        after = [
+            values.with_bundle(entry, chosen, cluster.groups, batches[entry["name"]], cluster.digests) for entry in release.values["rings"]
+        ]
+        proposed: dict[str, Any] = dict(release.values)
+        for entry in after:
+            proposed = values.with_ring(proposed, entry)
+        helms.dry_run(cluster.api, cluster.helm.render(proposed), cluster.helm.manifest())
+        diff = [
+            {
+                "before_header": f"{cluster.place.name} ring {new['name']}",
+                "after_header": f"{cluster.place.name} ring {new['name']}",
+                "before": "\n".join([*values.shown(old), ""]),
+                "after": "\n".join([*values.shown(new), ""]),
+            }
+            for old, new in zip(release.values["rings"], after, strict=True)
+            if values.shown(old) != values.shown(new)
+        ]
+        changed = list(release.values["rings"]) != after
+        return {"changed": changed, "diff": diff}
