@@ -197,7 +197,7 @@ class Cluster:
         ``rings``: how many of them carry each ring's label, in order; the rest carry none. Kernels, architectures and systems
         are dealt out in turn.
         """
-        dealt = [ring for ring, size in (rings or {}).items() for _ in range(size)]
+        dealt = [ring for ring, size in (rings or {}).items() for _unused in range(size)]
         if len(dealt) > count:
             raise ValueError(f"{len(dealt)} nodes in rings; there are {count}")
         made = self.directory / "made"
@@ -364,7 +364,7 @@ class Cluster:
                         failed.append(error)
             connection.close()
 
-        threads = [threading.Thread(target=work) for _ in range(min(_THREADS, len(requests)))]
+        threads = [threading.Thread(target=work) for _unused in range(min(_THREADS, len(requests)))]
         for thread in threads:
             thread.start()
         for thread in threads:
