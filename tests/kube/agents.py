@@ -330,7 +330,7 @@ class Agents:
         ]
         for arguments in follow:
             threading.Thread(target=self._api.follow, args=arguments, daemon=True).start()
-        for _ in range(_WRITERS):
+        for _unused in range(_WRITERS):
             threading.Thread(target=self._write, daemon=True).start()
         listed.wait()
         seen = None

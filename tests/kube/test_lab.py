@@ -267,7 +267,7 @@ def test_jobs_complete(cluster: Cluster, namespace: str) -> None:
 
 def test_only_the_requests_of_the_admin_are_counted(cluster: Cluster, namespace: str) -> None:
     before = cluster.requests()
-    for _ in range(3):
+    for _unused in range(3):
         pods(cluster, namespace)
     environment = {**os.environ, "KUBECONFIG": str(cluster.directory / "nobody.kubeconfig")}
     refused = subprocess.run([str(cluster.bin / "kubectl"), "get", "pods"], env=environment, capture_output=True, text=True, check=False)
