@@ -131,12 +131,9 @@ class Cluster:
 
     def down(self) -> None:
         """Stop everything and remove what it wrote; logs stay."""
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            for name in PROCESSES:
-                self._kill(name, signal_number)
-            with contextlib.suppress(ClusterError):
-                self.wait(lambda: not any(self.pid(name) for name in PROCESSES), "the end of all processes", 10)
-                break
+        for name in PROCESSES:
+            self._kill(name, signal.SIGKILL)
+        self.wait(lambda: not any(self.pid(name) for name in PROCESSES), "the end of all processes")
         for name in ("etcd", "audit.log", "made", "net.up", "faults.json", "faults.seen", "dead.json"):
             path = self.directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -165,13 +162,11 @@ class Cluster:
     def pid(self, name: str) -> int | None:
         """The id of a running process of the cluster."""
         with contextlib.suppress(OSError, ValueError):
-            process = int((self.directory / f"{name}.pid").read_text(encoding="ascii"))
-            state = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
-            ours = f"LAB_CLUSTER={self.directory}".encode()
-            if state != "Z" and ours in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+            process, begun = (int(word) for word in (self.directory / f"{name}.pid").read_text(encoding="ascii").split())
+            state, started = _life(process)
+            # A process whose first thread has ended may have others that have not: then it cannot be reaped yet.
+            if started == begun and (state != "Z" or os.waitpid(process, os.WNOHANG) == (0, 0)):
                 return process
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process, os.WNOHANG)
         return None
 
     def usage(self) -> dict[str, dict[str, float]]:
@@ -263,8 +258,19 @@ class Cluster:
 
     def revive_nodes(self, names: Iterable[str]) -> None:
         """The reverse of kill_nodes."""
-        self._dead(lambda dead: dead - set(names))
+        names = set(names)
+        self._dead(lambda dead: dead - names)
         self._conditions(names, "True")
+
+        def settled() -> bool:
+            """kwok looks at a pod only when something happens to it."""
+            pods = [pod for pod in self.request("GET", "/api/v1/pods")["items"] if pod["spec"].get("nodeName") in names]
+            waiting = [pod for pod in pods if pod["status"]["phase"] == "Pending" or "deletionTimestamp" in pod["metadata"]]
+            body = {"metadata": {"annotations": {"lab/revived": str(time.monotonic())}}}
+            self.each("PATCH", [(_path(pod), body) for pod in waiting], (404,))
+            return not waiting
+
+        self.wait(settled, "the pods of revived nodes", pause=0.5)
 
     def dead(self) -> list[str]:
         """The nodes that kill_nodes was told."""
@@ -455,6 +461,9 @@ class Cluster:
                 "cidr": f"{net.PODS.rpartition('.')[0]}.1/9",
                 "manageAllNodes": True,
                 "nodeLeaseDurationSeconds": 0,
+                "nodePlayStageParallelism": 4,
+                "podPlayStageParallelism": 16,
+                "podsOnNodeSyncParallelism": 16,
                 "enableCRDs": ["Stage", "Exec"],
                 "enableDebuggingHandlers": True,
             },
@@ -471,7 +480,7 @@ class Cluster:
             self._spawn(name, [*self._enter(), *(command or [str(self.bin / name)]), *arguments.split()], path)
 
     def _spawn(self, name: str, command: Sequence[str], path: str = "", **options: Any) -> None:
-        """Start a process of the cluster; its environment tells that it is ours."""
+        """Start a process of the cluster."""
         with (self.directory / f"{name}.log").open("ab") as log:
             started = subprocess.Popen(
                 command,
@@ -479,10 +488,10 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory), "LAB_CLUSTER": str(self.directory)},
+                env={"PATH": path or os.environ["PATH"], "HOME": str(self.directory)},
                 **options,
             )
-        _write(self.directory / f"{name}.pid", str(started.pid))
+        _write(self.directory / f"{name}.pid", f"{started.pid} {_life(started.pid)[1]}")
         started.returncode = 0  # it outlives this object; `pid` reaps it
 
     def _enter(self) -> list[str]:
@@ -540,6 +549,12 @@ def _write(path: Path, text: str) -> None:
     new.write_text(text, encoding="utf-8")
     new.chmod(0o600)
     new.replace(path)
+
+
+def _life(process: int) -> tuple[str, int]:
+    """State of a process, and when it began. Raises OSError when there is none."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[19])
 
 
 def _now() -> str:

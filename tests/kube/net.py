@@ -60,8 +60,8 @@ def end_with(owner: int, directory: Path) -> None:
     with contextlib.suppress(ProcessLookupError):
         select.select([os.pidfd_open(owner)], [], [])
     for path in directory.glob("*.pid"):
-        with contextlib.suppress(OSError, ValueError):
-            process = int(path.read_text(encoding="ascii"))
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            process = int(path.read_text(encoding="ascii").split()[0])
             if process != os.getpid():
                 os.kill(process, signal.SIGKILL)
     os._exit(0)
