@@ -54,6 +54,12 @@ def take(api: Api, run: str, seconds: int, ours: Iterable[str] = ()) -> None:
             api.send("PUT" if known else "POST", f"{path}/{name_of(api)}" if known else path, None, document)
             return
         except ApiError as error:
+            if error.status == 404 and not known:
+                raise refuse(
+                    f"has no namespace {api.place.namespace}, and so no release {api.place.release}: install it with the playbook "
+                    "apiary.tetragon.install, or set apiary_kube_namespace",
+                    path=f"cluster {api.place.name}",
+                ) from None
             if error.status not in (404, 409):
                 raise
     raise refuse(

@@ -110,3 +110,8 @@ def test_a_lease_is_held_renewed_taken_over_when_it_lapsed_and_given_back(server
     assert kept.kept["spec"]["holderIdentity"] == "run-3"
     lease.release(api, "run-3")
     assert kept.kept is None
+
+
+def test_a_lease_in_a_namespace_that_is_not_there_is_refused(server: Server) -> None:
+    server.answers = [(404, {}), (404, {"message": 'namespaces "tetragon" not found'})]
+    assert "has no namespace tetragon, and so no release apiary: install it" in messages(refused(lease.take, server.api(), "run-1", 60))
