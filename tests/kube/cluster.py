@@ -131,12 +131,9 @@ class Cluster:
 
     def down(self) -> None:
         """Stop everything and remove what it wrote; logs stay."""
-        for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            for name in PROCESSES:
-                self._kill(name, signal_number)
-            with contextlib.suppress(ClusterError):
-                self.wait(lambda: not any(self.pid(name) for name in PROCESSES), "the end of all processes", 10)
-                break
+        for name in PROCESSES:
+            self._kill(name, signal.SIGKILL)
+        self.wait(lambda: not any(self.pid(name) for name in PROCESSES), "the end of all processes")
         for name in ("etcd", "audit.log", "made", "net.up", "faults.json", "faults.seen", "dead.json"):
             path = self.directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -167,9 +164,8 @@ class Cluster:
         with contextlib.suppress(OSError, ValueError):
             process, begun = (int(word) for word in (self.directory / f"{name}.pid").read_text(encoding="ascii").split())
             state, started = _life(process)
-            if state == "Z":
-                os.waitpid(process, os.WNOHANG)
-            elif started == begun:
+            # A process whose first thread has ended may have others that have not: then it cannot be reaped yet.
+            if started == begun and (state != "Z" or os.waitpid(process, os.WNOHANG) == (0, 0)):
                 return process
         return None
 
@@ -262,8 +258,19 @@ class Cluster:
 
     def revive_nodes(self, names: Iterable[str]) -> None:
         """The reverse of kill_nodes."""
-        self._dead(lambda dead: dead - set(names))
+        names = set(names)
+        self._dead(lambda dead: dead - names)
         self._conditions(names, "True")
+
+        def settled() -> bool:
+            """kwok looks at a pod only when something happens to it."""
+            pods = [pod for pod in self.request("GET", "/api/v1/pods")["items"] if pod["spec"].get("nodeName") in names]
+            waiting = [pod for pod in pods if pod["status"]["phase"] == "Pending" or "deletionTimestamp" in pod["metadata"]]
+            body = {"metadata": {"annotations": {"lab/revived": str(time.monotonic())}}}
+            self.each("PATCH", [(_path(pod), body) for pod in waiting], (404,))
+            return not waiting
+
+        self.wait(settled, "the pods of revived nodes", pause=0.5)
 
     def dead(self) -> list[str]:
         """The nodes that kill_nodes was told."""

@@ -28,7 +28,7 @@ from standin.host import BIN, LabHost  # noqa: E402
 from standin.kernel import Caller, Kernel  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "charts/apiary/files/agent.sh"
-__all__ = ["DENIED", "KILL", "LAB", "LSM", "OPTIONS", "SCRIPT", "Node", "Pod", "Seen", "deny"]
+__all__ = ["DENIED", "KILL", "LAB", "LSM", "SCRIPT", "Node", "Pod", "Seen", "deny"]
 DENIED = {"/secret": "denied", "/kill": "killed", "/lsm": "denied"}
 # As tests/lab: with $STANDIN_BPFFS set, in a mount namespace of one's own, pins are real and bpftool is the real one.
 REAL_BPFFS = bool(os.environ.get("STANDIN_BPFFS"))
@@ -176,13 +176,13 @@ class Node:
             if pod.process is not None:
                 pod.kill()
 
-    def pod(self, policies: Sequence[Wanted], version: str = "1.7.0", options: Mapping[str, str] = OPTIONS) -> Pod:
-        """A pod with a set of policies, as the chart lays them out; not started."""
+    def pod(self, policies: Sequence[Wanted], version: str = "1.7.0", options: Mapping[str, str] | None = None) -> Pod:
+        """A pod with a set of policies, as the chart lays them out, and options beside the usual ones; not started."""
         uid = str(uuid.uuid4())
         home = self.path / "pods" / uid[:8]
         for directory in ("tetragon", "config", "policies/..data"):
             (home / directory).mkdir(parents=True)
-        for name, value in options.items():
+        for name, value in {**OPTIONS, **(options or {})}.items():
             (home / "config" / name).write_text(value, encoding="utf-8")
         lines = []
         for policy in sorted(policies, key=lambda one: (not one.early, one.file)):

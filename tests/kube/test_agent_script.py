@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from node import DENIED, KILL, LAB, LSM, OPTIONS, SCRIPT, Node, Seen, deny
+from node import DENIED, KILL, LAB, LSM, SCRIPT, Node, Seen, deny
 
 POLICIES = [deny("1"), KILL, LSM]
 NEXT = [deny("2", "/more"), KILL, LSM]
@@ -276,7 +276,7 @@ def test_a_namespaced_policy_and_one_that_only_observes_count_too(node: Node) ->
         dataclasses.replace(deny("3"), namespace="shop", text=json.dumps(namespaced)),
         dataclasses.replace(LSM, name="watch-1", mode="observe", text=json.dumps(watch)),
     ]
-    options = {**OPTIONS, "enable-policy-filter": "true"}
+    options = {"enable-policy-filter": "true"}
     old, new = node.pod(policies, options=options), node.pod(policies, options=options)
     old.start().wait_ready()
     new.start().wait_ready()
