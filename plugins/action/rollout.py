@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -81,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         target = find_target(request)
         new, old = (bundle.read(path) if path else None for path in (target.bundle, target.previous))
-        run = None if self._task.check_mode else Run.begin(request, os.getppid())
+        run = None if self._task.check_mode else Run.begin(request, _controller())
         say(
             f"  {target.environment.name}: {bundle.label(target.stand.current)} -> {bundle.label(target.digest)}"
             + (f"  (run {run.name})" if run else "  (check mode)"),
@@ -194,6 +195,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         page, data = report.write(run, self.arguments["report_dir"])
         say(f"  {data['outcome']}; report: {page}")
         return {"report": str(page), "outcome": data["outcome"]}
+
+
+def _controller() -> int:
+    """The process that runs the playbook, which this one was forked from. Raises AnsibleActionFail when it has ended.
+
+    A worker that outlived it for a moment would take the lock in the name of process 1, which never ends.
+    """
+    parent = os.getppid()
+    try:
+        lives = Path(f"/proc/{parent}/exe").samefile("/proc/self/exe")
+    except OSError:
+        lives = False
+    if not lives:
+        raise AnsibleActionFail("the process that ran this playbook has ended: nothing was begun; run it again")
+    return parent
 
 
 def _machines(members: Iterable[str]) -> list[str]:

@@ -99,7 +99,7 @@ class Site:
         return {
             **os.environ,
             **{f"HELM_{kind}_HOME": f"{self.cluster.directory}/helm" for kind in ("CACHE", "CONFIG", "DATA")},
-            "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".build/collections"),
+            "ANSIBLE_COLLECTIONS_PATH": str(os.environ.get("ANSIBLE_COLLECTIONS_PATH") or REPOSITORY / ".build/collections"),
             "ANSIBLE_STDOUT_CALLBACK": "apiary.tetragon.rings",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOME": str(self.directory / "ansible"),
