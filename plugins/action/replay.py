@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents, formats
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import default_protected
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import SCHEMA, Kernel, from_data, target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, required
@@ -28,7 +30,6 @@ try:
         from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import report as reports
         from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
         from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather, recorder_files, told_more
-        from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 except Refused as error:
     raise failure(error) from None
 
@@ -51,6 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "executables": {"type": "dict"},
                 "at_hook": {"type": "bool", "default": False},
                 "agent_version": {"type": "str", "default": "1.7.0"},
+                "kernel": {"type": "dict"},
                 "policy_path": {"type": "list", "elements": "path", "default": []},
                 "values": {"type": "dict", "default": {}},
                 "form": {"type": "str", "choices": list(FORMS), "default": FORMS[0]},
@@ -73,15 +75,16 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     protected = arguments["protected"]
     if protected is None:
         protected = default_protected(arguments["agent_version"])
-    gathered = gather(arguments["policies"], library, version, protected, arguments["values"], arguments["form"])
+    kernel = None if arguments["kernel"] is None else _kernel(arguments["kernel"])
+    gathered = gather(arguments["policies"], library, version, protected, arguments["values"], arguments["form"], kernel)
     if not gathered.policies:
         raise Refused(reports.nothing_to_replay(gathered.problems))
     recorders = [documents.load(path) for path in recorder_files(arguments["recorders"], arguments["corpus"])]
     found = corpus.find(
         [Path(one) for one in arguments["corpus"]], corpus.recorders_of(recorders), arguments["executables"], arguments["at_hook"]
     )
-    recordings = told_more(found, recorders)
-    policies = [CompiledPolicy(one.document, Target(version[:2]), corpus.hooks(recordings)) for one in gathered.policies]
+    recordings = corpus.surveyed(told_more(found, recorders))
+    policies = [CompiledPolicy(one.document, target(version, kernel), corpus.hooks(recordings)) for one in gathered.policies]
     if arguments["explain"]:
         return _explain(arguments, policies, recordings)
     entries = reports.Entries(spool)
@@ -108,8 +111,15 @@ def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
     return {"changed": False, "replay": reports.summary_json(replayed)}
 
 
+def _kernel(raw: Mapping[str, Any]) -> Kernel:
+    problems = documents.validate(documents.Document("apiary_kernel", raw, {}), SCHEMA)
+    if problems:
+        raise Refused(replace(problem, line=0) for problem in problems)
+    return from_data(raw)
+
+
 def _explain(arguments: Mapping[str, Any], policies: Sequence[words.Explains], recordings: Sequence[corpus.Recording]) -> dict[str, Any]:
-    event = words.find(arguments["explain"], corpus.surveyed(recordings))
+    event = words.find(arguments["explain"], recordings)
     explained = words.explain(event, policies)
     told = words.as_json(event, explained)
     formats.write_reports(arguments, report=lambda out: out.write(json.dumps(told, indent=1) + "\n"))

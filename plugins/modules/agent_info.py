@@ -92,7 +92,7 @@ observation:
         - Every policy with state, mode, error, counters and pinned links per hook; null when the agent is silent.
         - C(replaced) names the files under a policy's uprobes that were replaced after it was loaded. It sees and enforces nothing there
           until M(apiary.tetragon.policies) runs again.
-        - C(stale_overrides) counts verdicts in its maps on threads that are gone; null when they cannot be read. They come from two
+        - C(stale_overrides) counts verdicts in its maps on threads that are gone; null where its maps are out of reach. They come from two
           policies that override one function, and a policy whose map is full of them denies nothing.
       type: list
       elements: dict

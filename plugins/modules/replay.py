@@ -63,6 +63,13 @@ options:
       - The version of the agent that is to run the policies.
     type: str
     default: 1.7.0
+  kernel:
+    description:
+      - The kernels that are to run the policies, as the key C(kernel) of an environment file describes them. The oldest
+        release decides which of the agent's programs are taken, and whether parts of texts can be found; kprobe-multi,
+        whether hooks of one policy share maps.
+      - Without it the policies are judged for Linux 6.1 without kprobe-multi.
+    type: dict
   values:
     description:
       - Values for the inputs of library policies, by C(<category>/<name>).

@@ -15,6 +15,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.bundle import FORM
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Entry, Environment, Variant, check_values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult, check, run_cases
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_set
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library, Policy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import Rendered, render
@@ -123,8 +124,9 @@ def build(environment: Environment, library: Library, cache: Cache | None = None
 
 
 def _proved(policy: Policy, environment: Environment, cache: Cache) -> list[CaseResult]:
-    parts = ["cases", policy.digest, str(policy.directory), environment.protected]
-    kept = cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected)])
+    judged_for = target(environment.version, environment.kernel)
+    parts = ["cases", policy.digest, str(policy.directory), environment.protected, environment.version, asdict(environment.kernel)]
+    kept = cache.get(parts, lambda: [asdict(result) for result in run_cases(policy, environment.protected, judged_for)])
     return [CaseResult(**{**one, "failures": tuple(one["failures"])}) for one in kept]
 
 

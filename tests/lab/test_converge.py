@@ -203,6 +203,14 @@ def test_a_map_that_fills_is_reported_and_cleared_by_a_run_with_nothing_else_to_
     assert observe(target.tetra, target.pins, target.state, pid_file(host))["troubles"] == []
 
 
+@pytest.mark.skipif(ON_BPFFS, reason="needs files in the place of maps")
+def test_where_there_are_no_maps_nothing_is_said_of_them(host: LabHost, target: Host) -> None:
+    converge(target, [deny("1")], "bundle-1")
+    seen = observe(target.tetra, target.pins, target.state, pid_file(host))
+    assert [one["stale_overrides"] for one in seen["policies"]] == [None]
+    assert [one for one in seen["problems"] if "overrides" in one] == []
+
+
 @pytest.mark.skipif(ON_BPFFS, reason="has nothing to do with maps")
 def test_a_host_keeps_the_triggers_of_its_policies(host: LabHost, target: Host) -> None:
     converge(target, [deny("1"), replace(KILL, trigger=None)], "bundle-1")

@@ -216,6 +216,15 @@ def test_a_trigger_that_the_old_agent_allows_too_is_told_and_proves_nothing(slot
     settled(slot_host, "1.7.0")  # a new map is what the old agent lacked
 
 
+def test_a_trigger_that_cannot_be_attempted_here_proves_nothing(slot_host: SlotHost) -> None:
+    slot_host.place("a", "1.6.1", [KILL])
+    with_triggers(slot_host, KILL)
+    run = change(slot_host, attempt=lambda step: None if step["kind"] == "open" else prober.once(step))
+    done = run.execute(Agent("1.7.0"))
+    assert done.proofs == ["kill-1: links: 1 pinned link (its trigger cannot be attempted here)"]
+    assert [one for one in done.warnings if "kill-1" in one] == []
+
+
 @pytest.mark.parametrize(
     ("trigger", "how"),
     [

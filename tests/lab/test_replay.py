@@ -71,7 +71,15 @@ def test_replay(desk: Path) -> None:
     assert content["policies"]["n01-equal"]["fired"][0]["file"].startswith("recording/broad-sec-file-open")
     assert all((desk / name).stat().st_size for name in ("new/out.xml", "out.sarif", "out.md"))
     assert "events/host/day" in done.output
-    alone = play(desk, "replay", apiary_policies="x.yaml", apiary_corpus="recording", apiary_report="one.json", apiary_workers=1)
+    alone = play(
+        desk,
+        "replay",
+        apiary_policies="x.yaml",
+        apiary_corpus="recording",
+        apiary_report="one.json",
+        apiary_workers=1,
+        apiary_kernel={"release": "6.1"},
+    )
     assert alone.code == 0, alone.output
     one = json.loads((desk / "one.json").read_text(encoding="utf-8"))
     assert one["policies"]["n01-equal"]["fired"] == content["policies"]["n01-equal"]["fired"]
@@ -96,6 +104,12 @@ def test_replay_refuses_in_words(policies: list[str], recordings: list[str], mes
     assert message in done.output
     assert "Traceback" not in done.output
     assert not (desk / "out.json").exists()
+
+
+def test_a_kernel_that_is_none_is_refused(desk: Path) -> None:
+    done = play(desk, "replay", apiary_policies="x.yaml", apiary_corpus="recording", apiary_kernel={"release": 6.12})
+    assert done.code != 0
+    assert "apiary_kernel: release: is 6.12; needed: text" in done.output
 
 
 def test_a_broken_policy_beside_a_sound_one_fails_after_the_report(desk: Path) -> None:

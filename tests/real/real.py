@@ -182,7 +182,7 @@ class Lab:
         self.inventory.write_text(f"vm {host}", encoding="utf-8")
         return subprocess.Popen(
             ["ansible-playbook", "-i", str(self.inventory), playbook, "--extra-vars", json.dumps(variables)],
-            env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"},
+            env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3", "ANSIBLE_TIMEOUT": "120"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -302,7 +302,9 @@ def _drill(lab: Lab) -> None:
         },
         must_fail=True,
     )
-    print(said[said.find("drill of vm") :])
+    if "drill of vm" not in said:
+        raise SystemExit(f"real: the drill came to no result:\n{said[-3000:]}")
+    print(said[said.index("drill of vm") :])
     found = json.loads((reports / "drill-vm.json").read_text(encoding="utf-8"))["lapses"]
     wrong = [one for one in found if not re.match(r"(stop|start|kill|restart): lsm:", one)]
     if wrong or not found:

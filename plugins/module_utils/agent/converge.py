@@ -183,10 +183,10 @@ def _state_and_mode(policy: LoadedPolicy) -> str:
 
 
 def load_policy(tetra: Tetra, key: Key, path: str, mode: str) -> None:
-    """Add one policy and wait until the agent lists it as enabled, whatever the call itself said. Raises ValueError."""
-    refusal = ""
+    """Add one policy. Where the call ends badly, what the agent lists decides, once it has settled. Raises ValueError."""
     try:
         tetra.add(path, mode)
+        return
     except TetraError as error:
         refusal = str(error)
     deadline = time.monotonic() + tetra.timeout

@@ -307,9 +307,12 @@ class Handover:
         return Proof(key[1], key[1], "links", {"kind": "links", "directory": target.bpf_dir, "folder": folder, "count": 1}, note)
 
     def _possible(self, source: Place, target: Place, proof: Proof) -> Optional[Proof]:
-        """The proof, or the next best where a trigger proves nothing: it is not refused under the old agent either."""
-        if proof.by == "links" or refused(proof.step, self.attempt):
+        """The proof, or the next best where a trigger proves nothing: it is not refused under the old agent either, or is void."""
+        done = True if proof.by == "links" else refused(proof.step, self.attempt)
+        if done:
             return proof
+        if done is None:
+            return self._by_links(source, target, ("", proof.loaded), "its trigger cannot be attempted here")
         self._warn(
             "{0}: is not refused under the agent in charge, which lists the policy as enforcing: it proves nothing here "
             "(the policy may exempt python3, or deny nothing: hold a drill)".format(proof)

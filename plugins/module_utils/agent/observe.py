@@ -228,6 +228,8 @@ def _policies(tetra: Tetra, pins: PinDirectory, state: StateFile, life: Life, pr
 
 
 def _stale_overrides(one: LoadedPolicy, pins: PinDirectory, problems: List[str]) -> Optional[int]:
+    if not pins.are_maps:
+        return None
     try:
         return sum(map(len, bpf.abandoned(pins.override_tasks(one.key)).values()))
     except bpf.BpfError as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List
 
+from ansible_collections.apiary.tetragon.plugins.module_utils.agent.process import read_text
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.tetra import Key
 
 _BASE = "__base__"
@@ -26,6 +27,12 @@ class PinDirectory:
     @property
     def present(self) -> bool:
         return os.path.isdir(self.path)
+
+    @property
+    def are_maps(self) -> bool:
+        """Whether a BPF file system holds the directory: an agent without one (a stand-in) has files in the place of maps."""
+        points = [fields[1] for fields in map(str.split, read_text("/proc/self/mounts").splitlines()) if fields[2] == "bpf"]
+        return any(os.path.realpath(self.path).startswith(point + "/") for point in points)
 
     @property
     def leftover(self) -> str:

@@ -22,6 +22,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.traits impo
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse, required
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import DEFAULT, Target
 
 MAX_SHOWN = 3
 
@@ -88,7 +89,7 @@ def _check_allowed(rendered: Rendered, version: Version, protected: Sequence[str
         )
 
 
-def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
+def run_cases(policy: Policy, protected: Sequence[str], target: Target = DEFAULT) -> list[CaseResult]:
     """Replay every case of a policy, each with the case's own values. Raises Refused when there are none."""
     if not policy.cases:
         raise refuse(
@@ -98,7 +99,7 @@ def run_cases(policy: Policy, protected: Sequence[str]) -> list[CaseResult]:
         raise refuse(
             "needs at least one case that must fire and one that must stay quiet", file=str(policy.directory / "cases" / "cases.yml")
         )
-    prepared = [prepare(policy, case, protected) for case in policy.cases]
+    prepared = [prepare(policy, case, protected, target) for case in policy.cases]
     return [judge(one, one.document) for one in prepared]
 
 
@@ -116,14 +117,15 @@ def _recorder(path: Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One case ready to be judged: the policy rendered with the case's values, and the case's events."""
+    """One case ready to be judged: the policy rendered with the case's values, the case's events, and what it is judged for."""
 
     case: Case
     document: Mapping[str, Any]
     invocations: tuple[Invocation, ...]
+    target: Target = DEFAULT
 
 
-def prepare(policy: Policy, case: Case, protected: Sequence[str]) -> Prepared:
+def prepare(policy: Policy, case: Case, protected: Sequence[str], target: Target = DEFAULT) -> Prepared:
     """Render a policy for one of its cases and read the case's events. Raises Refused when either is not sound."""
     file = policy.directory / "cases" / "cases.yml"
     values_document = documents.Document(str(file), {case.name: case.values}, {})
@@ -136,12 +138,12 @@ def prepare(policy: Policy, case: Case, protected: Sequence[str]) -> Prepared:
     with required():  # reading recordings needs packages that nothing else needs
         from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus
 
-    return Prepared(case, document, tuple(corpus.read(case.events, recorded_under, case.executables, case.at_hook)))
+    return Prepared(case, document, tuple(corpus.read(case.events, recorded_under, case.executables, case.at_hook)), target)
 
 
 def judge(prepared: Prepared, document: Mapping[str, Any]) -> CaseResult:
     """How a case goes under ``document``, which may be the case's own rendering or one with a bug in it."""
-    case, compiled = prepared.case, CompiledPolicy(document)
+    case, compiled = prepared.case, CompiledPolicy(document, prepared.target)
     counts = {True: 0, False: 0, None: 0}
     failures = []
     for invocation in prepared.invocations:

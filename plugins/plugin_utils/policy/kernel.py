@@ -1,13 +1,15 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the kernels under a policy can do: the lints hold a policy against it."""
+"""What the kernels under a policy can do: lints hold a policy against it, and the engine judges events as they would."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import KPROBE_MULTI, STRCASESTR, STRNSTR, Target
 
 # What `tetra probe` of 1.7 asks of a kernel.
 PROBES = (
@@ -47,6 +49,23 @@ class Kernel:
     def lacks(self, *any_of: str) -> bool:
         """Whether it is known that no kernel has one of these."""
         return all(self.probes.get(probe) is False for probe in any_of)
+
+
+_TIERS = {(6, 1): "v61", (5, 11): "v511", (5, 3): "large"}
+_SINCE = {STRNSTR: (6, 17), STRCASESTR: (6, 19)}
+
+
+def target(version: tuple[int, ...], kernel: Kernel | None = None) -> Target:
+    """What the engine judges for: an agent of this version on the oldest of these kernels; on 6.1 when none is named.
+
+    Hooks of one policy share maps only where all kernels are known to have kprobe-multi.
+    """
+    if kernel is None:
+        return Target(version[:2])  # type: ignore[arg-type]
+    tier = next((name for since, name in _TIERS.items() if kernel.release >= since), "small")
+    features = {name for name, since in _SINCE.items() if kernel.release >= since}
+    features |= {KPROBE_MULTI} if kernel.probes.get("kprobe_multi") else set()
+    return Target(version[:2], tier, frozenset(features))  # type: ignore[arg-type]
 
 
 def from_data(raw: Mapping[str, Any]) -> Kernel:

@@ -29,6 +29,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.filters imp
     PORT_OPERATORS,
     parse_integer,
 )
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import DEFAULT, Target
 
 NEEDED_SCORE = 0.9
 # What authors mistake for each other. A hook's neighbour sees other calls, or the same ones at another moment.
@@ -123,9 +124,9 @@ class Mutation:
         return counts["killed"] / judged if judged else 1.0
 
 
-def mutate(policy: Policy, protected: Sequence[str]) -> Mutation:
+def mutate(policy: Policy, protected: Sequence[str], target: Target = DEFAULT) -> Mutation:
     """Plant every mutant into every case of a policy. Raises Refused when a case fails without any."""
-    cases = [prepare(policy, case, protected) for case in policy.cases]
+    cases = [prepare(policy, case, protected, target) for case in policy.cases]
     broken = [result.name for result in (judge(case, case.document) for case in cases) if not result.passed]
     if broken:
         raise refuse(f"case {broken[0]!r} fails already: mend it before the mutation check", file=str(policy.directory))

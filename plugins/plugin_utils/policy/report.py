@@ -16,6 +16,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.formats import Ale
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.catalogue import CATALOGUE
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.migrate import RULE, migrate
@@ -95,7 +96,9 @@ def check_environment(
         one = examine(entry, environment, library, cache)
         sound = not one.problems and one.cases and all(case.passed for case in one.cases)
         if needed is not None and sound and entry.reference not in mutations:
-            mutations[entry.reference] = mutate(library.get(entry.reference), environment.protected)
+            mutations[entry.reference] = mutate(
+                library.get(entry.reference), environment.protected, target(environment.version, environment.kernel)
+            )
         if towards is not None:
             one = replace(one, findings=(*one.findings, *_changes(one, environment, towards)))
         examined.append(one)

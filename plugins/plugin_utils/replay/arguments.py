@@ -220,6 +220,8 @@ class Reader:
                 if decides(arg.declared, wanted, False, self._target):
                     return arg.value
         what = f"argument {wanted.index}" + (f" resolved as {wanted.resolve}" if wanted.resolve else "")
+        if any(not arg.declared.type for arg in invocation.args):
+            return unknown(f"the policy that recorded this is not at hand to tell {what} as {wanted.type}")
         return unknown(f"the recording lacks {what} as {wanted.type}")
 
     def _via_tracepoint(self) -> bool:
@@ -245,8 +247,9 @@ def decides(recorded: Declared, wanted: Declared, classic: bool, target: Target)
 def _wide_enough(recorded: str, wanted: str) -> bool:
     """An integer recorded with all 64 bits, or with as many as are compared, decides a narrower one; never a wider one.
 
-    syscall64 is left out: it holds a bit for the ABI beside the number.
+    syscall64 is left out: it holds a bit for the ABI beside the number. A capability is read as an int.
     """
+    recorded = "int" if recorded == "capability" else recorded
     if recorded not in filters.INTEGERS or wanted not in filters.INTEGERS or "syscall64" in (recorded, wanted):
         return False
     bits = 64 if recorded == "size_t" else filters.INTEGERS[recorded][0]

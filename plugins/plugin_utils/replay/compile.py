@@ -29,9 +29,17 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.processes i
     Filter,
     Predicate,
     process_filters,
+    tokens,
     workload,
 )
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Declared, Hook, Invocation, declared, hook_name
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
+    Declared,
+    Hook,
+    Invocation,
+    call_context,
+    declared,
+    hook_name,
+)
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import DEFAULT, KPROBE_MULTI, Target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.truth import FALSE, TRUE, Truth, all_of, truth, unknown
 
@@ -524,7 +532,7 @@ def _context(raw: Mapping[str, Any], section: str, lists: Mapping[str, Mapping[s
     if call.startswith("list:"):
         kind = lists.get(call.removeprefix("list:"), {}).get("type", "")
         return "syscall" if kind in ("syscalls", "generated_syscalls") else ""
-    return "syscall" if raw.get("syscall", True) and hook_name(call).startswith(("sys_", "__ia32_sys_")) else ""
+    return call_context(hook_name(call)) if raw.get("syscall", True) else ""
 
 
 def recorder(document: Mapping[str, Any]) -> dict[Hook, tuple[tuple[Declared, ...], tuple[Declared, ...]]]:
@@ -537,6 +545,20 @@ def recorder(document: Mapping[str, Any]) -> dict[Hook, tuple[tuple[Declared, ..
         for raw in spec.get(section) or ()
         for hook in identities(kind, raw, lists)
     }
+
+
+def granted(document: Mapping[str, Any]) -> dict[Hook, frozenset[str]]:
+    """By hook, the filters on processes that every event of this recording policy has passed (see ``token``)."""
+    spec = document["spec"]
+    lists, macros = {one["name"]: one for one in spec.get("lists") or ()}, spec.get("selectorsMacros") or {}
+    found: dict[Hook, frozenset[str]] = {}
+    for section, kind in SECTIONS.items():
+        for raw in spec.get(section) or ():
+            passed = [tokens(_expanded(one, macros)[0]) for one in raw.get("selectors") or ()]
+            for hook in identities(kind, raw, lists):
+                both = (*passed, found[hook]) if hook in found else passed
+                found[hook] = frozenset.intersection(*both) if passed else frozenset()
+    return found
 
 
 def identities(kind: str, raw: Mapping[str, Any], lists: Mapping[str, Mapping[str, Any]]) -> list[Hook]:

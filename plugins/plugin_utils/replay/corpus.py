@@ -9,6 +9,7 @@ more of itself in ``recording.yml``: ``agent_version``, ``executables`` and ``at
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import functools
 import gzip
@@ -16,7 +17,7 @@ import io
 import itertools
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,7 +27,7 @@ import msgspec
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import events
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import recorder
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import granted, recorder
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.events import Context, Declarations
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.history import History
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation
@@ -42,6 +43,8 @@ DESCRIPTION = "recording.yml"
 MAX_LINE = 16 << 20
 MAX_SURVEYED = 256 << 20
 _BUFFER = 1 << 18
+_BEGINS = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", "": b"{"}
+_MAGIC = max(map(len, _BEGINS.values()))
 READ_ERRORS = (OSError, EOFError, zlib.error, zstd.ZstdError)
 
 _ODD = (ValueError, TypeError, AttributeError, KeyError)  # what a history makes of an event of another shape
@@ -145,23 +148,31 @@ def find(
 
 
 def hooks(recordings: Iterable[Recording]) -> frozenset[Hook]:
-    """The hooks that these recordings can hold events of, after the policies that recorded them."""
-    return frozenset(hook for one in recordings for declared in one.context.recorders.values() for hook in declared)
+    """The hooks that these recordings hold events of; of those that nobody has looked through, what their recorders declare."""
+    return frozenset(hook for one in recordings for hook in (_declared(one.context) if one.context.seen is None else one.context.seen))
+
+
+def _declared(context: Context) -> frozenset[Hook]:
+    return frozenset(hook for declared in context.recorders.values() for hook in declared)
 
 
 def surveyed(recordings: Sequence[Recording]) -> list[Recording]:
-    """The same recordings, with what the files of each directory together say of processes (see ``history``).
+    """The same recordings, with the hooks that they hold, and what the files of each directory together say of processes.
 
-    A directory of more than MAX_SURVEYED bytes, unpacked, stays as it is: what is known of processes takes memory.
+    Nothing is known of the processes of a directory of more than MAX_SURVEYED bytes, unpacked (see ``history``): that takes
+    memory. Of its hooks those count that its recorders declare.
     """
     by_context: dict[Context, list[Recording]] = {}
     for one in recordings:
         by_context.setdefault(one.context, []).append(one)
-    completed = {context: replace(context, complete=_survey(context, found)) for context, found in by_context.items()}
+    completed = {context: context if context.seen is not None else _survey(context, found) for context, found in by_context.items()}
     return [replace(one, context=completed[one.context]) for one in recordings]
 
 
-def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invocation], Invocation] | None:
+def _survey(context: Context, recordings: Sequence[Recording]) -> Context:
+    seen: set[Hook] = set()
+    context = replace(context, granted={one["metadata"]["name"]: granted(one) for one in context.policies})
+    too_large = replace(context, seen=_declared(context))
     left = MAX_SURVEYED - sum(one.path.stat().st_size for one in recordings)
     history = History(context.policies, context.executables)
     for one in recordings if left >= 0 else ():
@@ -171,12 +182,14 @@ def _survey(context: Context, recordings: Sequence[Recording]) -> Callable[[Invo
                 for line in lines:
                     left -= len(line)
                     if left < 0:
-                        return None
+                        return too_large
                     with contextlib.suppress(*events.DECODE_ERRORS, *_ODD):
+                        found = events.body_of(events.decode_line(line))
+                        seen |= {events.event_hook(*found)} if found is not None else set()
                         history.add(_parsed(line))
         except READ_ERRORS:
             continue  # the replay tells
-    return history.complete if left >= 0 else None
+    return replace(context, complete=history.complete, seen=frozenset(seen)) if left >= 0 else too_large
 
 
 def is_recording(file: Path) -> bool:
@@ -200,19 +213,23 @@ class _Unpacked(io.RawIOBase):
 
 
 class Lines:
-    """The lines of one file of events, unpacked after its name, with their ends. Whatever can go wrong is in READ_ERRORS.
+    """The lines of one file of events, unpacked, with their ends. Whatever can go wrong is in READ_ERRORS.
 
-    A line that is longer than MAX_LINE comes in pieces of one byte more.
+    How a file is packed its first bytes say; where they say nothing, its name does. A line that is longer than MAX_LINE
+    comes in pieces of one byte more.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
+        start = self._file.read(_MAGIC)
+        self._file.seek(0)
+        packed = next((suffix for suffix, begins in _BEGINS.items() if start.startswith(begins)), path.suffix)
         raw: io.RawIOBase = self._file
-        if path.suffix == ".gz":
+        if packed == ".gz":
             raw = _Unpacked(gzip.GzipFile(fileobj=self._file))
-        elif path.suffix == ".zst":
+        elif packed == ".zst":
             raw = _Unpacked(zstd.ZstdFile(cast(IO[bytes], self._file)))
-        self._read = functools.partial(io.BufferedReader(raw, _BUFFER).readline, MAX_LINE + 1)
+        self._stream = io.BufferedReader(raw, _BUFFER)
 
     def __enter__(self) -> Lines:
         return self
@@ -221,7 +238,9 @@ class Lines:
         self._file.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._read, b"")
+        if self._stream.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            self._stream.read(len(codecs.BOM_UTF8))
+        return iter(functools.partial(self._stream.readline, MAX_LINE + 1), b"")
 
     def batches(self, count: int) -> Iterator[list[bytes]]:
         """Up to ``count`` lines at a time. All that can be read comes before an error; of a line that is too long, its start."""
@@ -266,11 +285,20 @@ def read(
                 try:
                     found = events.decode(line, context, (str(path), number))
                 except events.DECODE_ERRORS as error:
-                    raise refuse(why_not(error), file=str(path), line=number) from None
+                    hint = spread(line) if number == 1 else ""
+                    raise refuse(why_not(error) + hint, file=str(path), line=number) from None
                 if found is not None:
                     yield found
     except READ_ERRORS as error:
         raise refuse(f"cannot be read: {error}", file=str(path)) from None
+
+
+def spread(line: bytes) -> str:
+    """What to do about a file whose first line is this, when that is no event: "" unless it is JSON of another form."""
+    start = line.strip()
+    if start.startswith(b"["):
+        return "; a JSON array: events stand one per line, as 'jq -c .[]' writes them"
+    return "; JSON over several lines: events stand one per line, as 'jq -c .' writes them" if start == b"{" else ""
 
 
 def why_not(error: Exception) -> str:

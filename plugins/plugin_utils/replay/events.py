@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.prototypes import by_prototype
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import (
     Argument,
     Declared,
@@ -30,6 +31,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
     ReadError,
     Socket,
     Value,
+    call_context,
     hook_name,
 )
 
@@ -38,6 +40,7 @@ _Raw = msgspec.Raw
 NOTHING = _Raw()
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
+_NOTHING_GRANTED: Mapping[Hook, frozenset[str]] = {}
 
 
 class ProcessRecord(msgspec.Struct, gc=False):
@@ -115,7 +118,8 @@ class Context:
     name "" stands for every policy that is not named. ``executables`` maps exec names to executed files where they
     differ; None says that it is not known, and then nothing that compares executables can be decided. ``at_hook`` says
     that namespaces are known to have been the same at the hook. ``policies`` are the recording policies themselves.
-    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``).
+    ``complete`` adds to an invocation what other events of the recording say of its process (see ``history``). ``seen`` are the
+    hooks that it has events of; None before somebody has looked. ``granted``: by recording policy and hook, see ``Invocation``.
     """
 
     recorders: Mapping[str, Declarations] = field(default_factory=dict)
@@ -123,6 +127,8 @@ class Context:
     at_hook: bool = False
     policies: tuple[Mapping[str, Any], ...] = ()
     complete: Callable[[Invocation], Invocation] | None = None
+    seen: frozenset[Hook] | None = None
+    granted: Mapping[str, Mapping[Hook, frozenset[str]]] = field(default_factory=dict)
 
     def declared(self, policy_name: str, hook: Hook) -> tuple[Sequence[Declared], Sequence[Declared]] | None:
         """The ``args`` and ``data`` of the policy that recorded an event; None when that policy is not known."""
@@ -162,7 +168,7 @@ def invocation(
     hook = event_hook(kind, body)
     raw_args, raw_data = _values(body.args), _values(body.data)
     known = context.declared(body.policy_name, hook)
-    args, data = known if known is not None else (_labelled(raw_args), _labelled(raw_data))
+    args, data = known if known is not None else _undeclared(hook, raw_args, raw_data)
     recorded_args, recorded_data = _arguments(args, raw_args), _arguments(data, raw_data)
     returned = bytes(body.returned)
     found = Invocation(
@@ -174,6 +180,7 @@ def invocation(
         time=time,
         source=source,
         node_labels=_labels_decoder(node_labels) if node_labels else None,
+        granted=context.granted.get(body.policy_name, _NOTHING_GRANTED).get(hook, frozenset()),
     )
     if context.complete is None:
         return found
@@ -230,6 +237,10 @@ class _SockaddrUn(msgspec.Struct):
     path: str = ""
 
 
+class _Capability(msgspec.Struct):
+    value: int = 0
+
+
 class _Truncated(msgspec.Struct):
     bytes_arg: bytes = b""
 
@@ -271,6 +282,7 @@ _READERS: Mapping[str, Callable[[msgspec.Raw], Value]] = {
     "sockaddr_arg": _of(_Sockaddr, lambda one: Socket(family=one.family, saddr=one.addr, sport=one.port)),
     "sockaddrun_arg": _of(_SockaddrUn, lambda one: Socket(family=one.family, saddr=one.path)),
     **dict.fromkeys(("kernel_cap_t_arg", "cap_inheritable_arg", "cap_permitted_arg", "cap_effective_arg"), _capabilities),
+    "capability_arg": _of(_Capability, lambda one: one.value),
     # R5.3: the kernel numbers the calls of a 32-bit ABI with bit 31 set.
     "syscall_id": _of(_Syscall, lambda one: one.id | (_ABI_32_BIT if one.abi in ("i386", "arm32") else 0)),
     "error_arg": _of(_Error, lambda one: ReadError(one.message or one.Message)),
@@ -296,8 +308,15 @@ def _value(members: _Members) -> Value:
 _LABEL = re.compile(r'"(?:a([0-4]):(\w+)|(exe))"').fullmatch
 
 
-def _labelled(raw: Sequence[_Members]) -> tuple[Declared, ...]:
-    """What a recorder that is not at hand declared, where its labels say so: ``a<index>:<type>``, and ``exe``.
+def _undeclared(hook: Hook, args: Sequence[_Members], data: Sequence[_Members]) -> tuple[tuple[Declared, ...], tuple[Declared, ...]]:
+    """What a recorder that is not at hand must have declared: as its labels say, else as the function's prototype does."""
+    context = call_context(hook.name) if hook.kind == "kprobe" else ""
+    labelled = _labelled(args, context)
+    return labelled or by_prototype(hook, [next((one for one in each if one != "label"), "") for each in args]), _labelled(data, "")
+
+
+def _labelled(raw: Sequence[_Members], context: str) -> tuple[Declared, ...]:
+    """What a recorder's labels say: ``a<index>:<type>``, and ``exe``.
 
     One argument without such a label makes all unknown.
     """
@@ -307,7 +326,7 @@ def _labelled(raw: Sequence[_Members]) -> tuple[Declared, ...]:
         if match is None:
             return ()
         index, type_, exe = match.groups()
-        found.append(Declared(0, "file", "mm.exe_file", "current_task", exe) if exe else Declared(int(index), type_))
+        found.append(Declared(0, "file", "mm.exe_file", "current_task", exe) if exe else Declared(int(index), type_, context=context))
     return tuple(found)
 
 
@@ -381,6 +400,8 @@ def _pod(raw: bytes) -> tuple[Pod, int | None] | None:
 
 def _process(body: Body, context: Context, executable: str | None) -> Process:
     raw = body.process
+    # A forked child repeats its parent's "execve"; only an exec after the fork shows "clone" beside it (measured).
+    executed = {"execve", "clone"} <= set(raw.flags.split())
     pod, namespace_pid = _pod(bytes(raw.pod)) or (None, None)
 
     def executed_file(binary: str) -> str | None:
@@ -389,11 +410,10 @@ def _process(body: Body, context: Context, executable: str | None) -> Process:
     return Process(
         binary=raw.binary,
         executable=executable or executed_file(raw.binary),
-        parent_executable=executed_file(body.parent.binary),
+        parent_executable=executed_file(body.parent.binary) if executed else None,  # R2.2.9: else another's, or nobody's
         pid=raw.pid,
         namespace_pid=namespace_pid,
-        # A forked child repeats its parent's "execve"; only an exec after the fork shows "clone" beside it (measured).
-        executed={"execve", "clone"} <= set(raw.flags.split()),
+        executed=executed,
         current=context.at_hook,
         namespaces=_namespaces(bytes(raw.ns)),
         pod=pod,
@@ -413,7 +433,7 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "returned": ("returned",),
     "binary": ("process.binary",),
     "executable": ("process.binary",),
-    "parent_executable": ("parent.binary",),
+    "parent_executable": ("parent.binary", "process.flags"),
     "pid": ("process.pid",),
     "namespace_pid": ("process.pod",),
     "executed": ("process.flags",),
@@ -424,8 +444,8 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "thread": ("process.tid",),
 }
 # What the rest of a recording says of a process. Of these, what it has at the moment of the call is of no two events the same.
-_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed")
-_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces")
+_OF_PROCESS = ("executable", "parent_executable", "ancestors", "ancestor_pids", "executed", "bare_fork")
+_OF_MOMENT = ("capabilities", "current_capabilities", "current_namespaces", "kept", "ancestors_alive")
 RAW = frozenset(["args", "data", "returned", "process.pod", "process.ns"])
 
 

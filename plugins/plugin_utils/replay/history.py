@@ -29,6 +29,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 _CREDENTIALS = (Hook("kprobe", "commit_creds"),)
 _CAPABLE = (Hook("kprobe", "security_capable"), Hook("lsm", "capable"))
 _EXECUTIONS = (Hook("kprobe", "security_bprm_check"), Hook("lsm", "bprm_check_security"))
+_EXIT = "process_exit"
 _CAP_SYS_ADMIN = 21
 _PROCESS_FILTERS = frozenset(["matchBinaries", "matchParentBinaries", "matchPIDs", "macros"])
 _MAX_PIDS = 10
@@ -36,17 +37,24 @@ _MAX_PIDS = 10
 
 @dataclass(slots=True)
 class _Seen:
-    """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork."""
+    """One exec id. ``executed`` at this time, None for a bare fork; ``older`` than the agent; ``started``: its exec or fork.
+
+    ``last``: its last event, which may be that of its end. ``flags`` are those of its events: one that was forked and has executed
+    nothing shows ``execve`` without ``clone``.
+    """
 
     parent: str
     pid: int
     binary: str
     started: int
+    flags: frozenset[str] = frozenset()
     executed: int | None = None
     older: bool = False
     capabilities: Mapping[str, int] | None = None
     credentials: list[tuple[int, int, Mapping[str, int]]] = field(default_factory=list)
     admin_checks: list[int] = field(default_factory=list)
+    last: int = 0
+    node: str = ""
 
 
 class History:
@@ -60,27 +68,33 @@ class History:
         self._executables = executables
         self._recorded = _recorded_processes(recorders)
         self._seen: dict[str, _Seen] = {}
-        self._checks: dict[int, list[tuple[int, str, str]]] = {}  # by pid: time, exec id, path
+        self._checks: dict[tuple[str, int], list[tuple[int, str, str]]] = {}  # by node and pid: time, exec id, path
         self._known: dict[str, dict[str, Any]] = {}
-        self._first: int | None = None  # call of a hook
+        self._first: dict[str, int] = {}  # call of a hook, by node
+        self._held: set[tuple[str, Hook]] = set()
 
     def add(self, event: Mapping[str, Any]) -> None:
         """One exported event, as JSON."""
+        node = str(event.get("node_name", ""))
         if "process_exec" in event:
-            self._executed(event["process_exec"].get("process", {}), nanoseconds(str(event.get("time", ""))))
+            self._executed(event["process_exec"].get("process", {}), nanoseconds(str(event.get("time", ""))), node)
             return
-        key = next((one for one in EVENT_KINDS if one in event), None)
+        key = next((one for one in (*EVENT_KINDS, _EXIT) if one in event), None)
         if key is None:
             return
         body, time = event[key], nanoseconds(str(event.get("time", "")))
         process = body.get("process", {})
-        seen = self._named(process)
-        self._first = time if self._first is None else min(self._first, time)
+        seen = self._named(process, node)
+        seen.last = max(seen.last, time)
+        if key == _EXIT:
+            return
+        self._first[node] = min(self._first.get(node, time), time)
         hook = Hook(EVENT_KINDS[key], str(body.get("function_name", "")))
+        self._held.add((node, hook))
         if hook in _EXECUTIONS:
             path = next((one["linux_binprm_arg"].get("path", "") for one in body.get("args", ()) if "linux_binprm_arg" in one), "")
             if path and self._recorded.get(hook) is not None:
-                insort(self._checks.setdefault(seen.pid, []), (time, str(process.get("exec_id", "")), path))
+                insort(self._checks.setdefault((node, seen.pid), []), (time, str(process.get("exec_id", "")), path))
         elif hook in _CREDENTIALS:
             found = next((one["process_credentials_arg"] for one in body.get("args", ()) if "process_credentials_arg" in one), None)
             masks = capabilities((found or {}).get("caps"))
@@ -90,7 +104,7 @@ class History:
             if asked == _CAP_SYS_ADMIN:
                 insort(seen.admin_checks, time)
 
-    def _named(self, process: Mapping[str, Any]) -> _Seen:
+    def _named(self, process: Mapping[str, Any], node: str) -> _Seen:
         exec_id = str(process.get("exec_id", ""))
         found = self._seen.get(exec_id)
         if found is None:
@@ -99,12 +113,15 @@ class History:
                 int(process.get("pid", 0)),
                 str(process.get("binary", "")),
                 nanoseconds(str(process.get("start_time", ""))),
+                frozenset(str(process.get("flags", "")).split()),
+                node=node,
             )
         return found
 
-    def _executed(self, process: Mapping[str, Any], time: int) -> None:
-        seen = self._named(process)
-        seen.executed, seen.older = time, "procFS" in str(process.get("flags", "")).split()
+    def _executed(self, process: Mapping[str, Any], time: int, node: str) -> None:
+        seen = self._named(process, node)
+        seen.flags = frozenset(str(process.get("flags", "")).split())
+        seen.executed, seen.older = time, "procFS" in seen.flags
         seen.capabilities = capabilities(process.get("cap"))
 
     # --- what follows from it
@@ -119,12 +136,20 @@ class History:
             known = self._known[process.exec_id] = self._constant(process.exec_id)
         time = nanoseconds(invocation.time)
         told = {key: value for key, value in known.items() if value is not None or key == "parent_executable"}
-        if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook):
+        seen, kept = self._seen[process.exec_id], set()
+        comparable = self._starts_as_kept(seen)
+        if process.in_container is False and self._covered(_CREDENTIALS, invocation.hook, seen.node):
+            if comparable and not any(one[0] < time for one in seen.credentials):
+                kept.add("capabilities")
             masks = self._capabilities(process.exec_id, time, process.thread)
             if masks is not None:
                 told |= {"capabilities": masks, "current_capabilities": True}
-        if self._covered(_CAPABLE, invocation.hook) and self._stays(process.exec_id, time):
+        if self._covered(_CAPABLE, invocation.hook, seen.node) and self._stays(process.exec_id, time):
             told["current_namespaces"] = True
+            if comparable:
+                kept.add("namespaces")
+        told["kept"] = frozenset(kept)
+        told["ancestors_alive"] = self._alive(process.exec_id, time)
         return replace(invocation, process=replace(process, **told))
 
     def _constant(self, exec_id: str) -> dict[str, Any]:
@@ -136,7 +161,30 @@ class History:
             "ancestors": self.ancestors(exec_id),
             "ancestor_pids": self._pids(exec_id),
             "executed": True if by_exec else None,
+            "bare_fork": self._forked(seen) or None,
         }
+
+    def _forked(self, seen: _Seen) -> bool:
+        """Whether it has executed nothing since its fork. One that executed again without a fork is its own parent by pid."""
+        above = self._seen.get(seen.parent)
+        return (
+            seen.executed is None and "execve" in seen.flags and "clone" not in seen.flags and above is not None and above.pid != seen.pid
+        )
+
+    def _starts_as_kept(self, seen: _Seen) -> bool:
+        """Whether what the agent keeps to compare changes with is what the process began with: at a fork and at the exec that
+        follows one, not at further execs (R2.7)."""
+        by_exec = seen.executed is not None and "clone" in seen.flags and not seen.older
+        return self._recorded_from_start(seen) and (by_exec or self._forked(seen))
+
+    def _recorded_from_start(self, seen: _Seen) -> bool:
+        """Whether its host's recording policies were there when it executed or was forked."""
+        return seen.node in self._first and seen.started >= self._first[seen.node]
+
+    def _origin(self, seen: _Seen) -> _Seen | None:
+        """What a bare fork was forked from; None where neither that nor the exec of a process that shows one is in the recording."""
+        above = self._seen.get(seen.parent)
+        return above if above is not None and above.binary == seen.binary and "clone" not in seen.flags else None
 
     def executable(self, exec_id: str) -> str | None:
         """The file that this process executed; None when the recording does not show it."""
@@ -145,12 +193,13 @@ class History:
             visited.add(exec_id)
             seen = self._seen[exec_id]
             if seen.executed is None:
-                above = self._seen.get(seen.parent)
-                if above is None or above.binary != seen.binary:
-                    return None  # neither its exec nor what it was forked from is in the recording
+                if self._origin(seen) is None:
+                    return None
                 exec_id = seen.parent
                 continue
-            found = None if seen.older else self._checked(seen)
+            if seen.older and seen.binary.startswith("/"):
+                return seen.binary  # R2.2.1: of processes older than itself the agent reads the file from /proc
+            found = self._checked(seen)
             if found is not None or self._executables is None or not seen.binary:
                 return found
             return self._executables.get(seen.binary, seen.binary)
@@ -158,7 +207,7 @@ class History:
 
     def _checked(self, seen: _Seen) -> str | None:
         """The file of the last check before the exec, by the process that executed."""
-        checks = self._checks.get(seen.pid, [])
+        checks = self._checks.get((seen.node, seen.pid), [])
         place = bisect_left(checks, (seen.executed or 0, "", "")) - 1
         if place < 0:
             return None
@@ -199,6 +248,18 @@ class History:
                 break
         return tuple(pids[1:])
 
+    def _alive(self, exec_id: str, time: int) -> int:
+        """How many of the pids above, the nearest first, had not ended: of each an event is at hand that came later."""
+        pids = [self._seen[exec_id].pid]
+        for _unused, seen in self._lineage(exec_id):
+            if seen is None or len(pids) > _MAX_PIDS:
+                break
+            if seen.pid != pids[-1]:
+                if seen.last < time:
+                    break
+                pids.append(seen.pid)
+        return len(pids) - 1
+
     def _capabilities(self, exec_id: str, time: int, thread: int) -> Mapping[str, int] | None:
         """Capabilities at this time. Other threads' changes, and a fork after a change, leave them unknown."""
         seen = self._seen[exec_id]
@@ -208,9 +269,9 @@ class History:
         if changes:
             return changes[-1][2]
         if seen.executed is not None:
-            return seen.capabilities if self._first is not None and seen.started >= self._first else None
-        above = self._seen.get(seen.parent)
-        if above is None or above.binary != seen.binary or any(one[0] < seen.started for one in above.credentials):
+            return seen.capabilities if self._recorded_from_start(seen) else None
+        above = self._origin(seen)
+        if above is None or any(one[0] < seen.started for one in above.credentials):
             return None
         return self._capabilities(seen.parent, seen.started, above.pid) if seen.parent != exec_id else None
 
@@ -220,14 +281,14 @@ class History:
         if any(one < time for one in seen.admin_checks):
             return False
         if seen.executed is not None:
-            return self._first is not None and seen.started >= self._first
-        above = self._seen.get(seen.parent)
-        return above is not None and above.binary == seen.binary and seen.parent != exec_id and self._stays(seen.parent, seen.started)
+            return self._recorded_from_start(seen)
+        return self._origin(seen) is not None and seen.parent != exec_id and self._stays(seen.parent, seen.started)
 
-    def _covered(self, needed: Iterable[Hook], hook: Hook) -> bool:
-        """Whether one of these hooks was recorded for every process of which this hook was."""
+    def _covered(self, needed: Iterable[Hook], hook: Hook, node: str) -> bool:
+        """Whether one of these hooks was recorded for every process of which this hook was. A host without any event of it may
+        have its events in a file that is not here."""
         for one in needed:
-            processes = self._recorded.get(one)
+            processes = self._recorded.get(one) if (node, one) in self._held else None
             if processes is not None and processes in ("[]", self._recorded.get(hook)):
                 return True
         return False

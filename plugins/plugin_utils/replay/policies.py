@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.documents import Document
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import inputs
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.lint import Finding, lint_document, read
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
@@ -55,6 +56,7 @@ def gather(
     protected: Sequence[str],
     values: Mapping[str, Mapping[str, Any]],
     form: str = FORMS[0],
+    kernel: Kernel | None = None,
 ) -> Gathered:
     """Every policy at these files, directories and library references, in order, each once.
 
@@ -88,7 +90,7 @@ def gather(
                         foreign.append(str(file))
                         continue
                     name, place = _sound(document, version)
-                    take(Candidate(name, place, document.data, findings=tuple(lint_document(document, version, protected=protected))))
+                    take(Candidate(name, place, document.data, findings=tuple(lint_document(document, version, kernel, protected))))
                 except Refused as error:
                     problems += error.problems
         except Refused as error:

@@ -10,15 +10,17 @@ that may differ, the answer is undecidable. Rule ids name the behaviour of the r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import filters
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import FilePath, Invocation, Process, Value
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import FilePath, Invocation, Process, Value, token
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import Target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.truth import FALSE, TRUE, Truth, truth, unknown
 
 Predicate = Callable[[Invocation], Truth]
+LACKS_OWN_FILE = "the recording lacks the executed file of the process"
+LACKS_PARENTS_FILE = "the recording lacks the executed file of the parent"
 _MAX_PIDS, _MISREAD_PIDS, _MAX_LEVELS, _MAX_NAMESPACE_VALUES = 4, 8, 9, 4
 
 
@@ -40,6 +42,28 @@ def undecidable(kind: str, raw: Mapping[str, Any], reason: str) -> Filter:
     return Filter(kind, reason, str(raw.get("operator", "")), values, lambda invocation: unknown(reason), lambda invocation: None)
 
 
+_SETTLED = ("matchBinaries", "matchParentBinaries", "matchPIDs", "matchNamespaces", "matchCapabilities")
+
+
+def tokens(selector: Mapping[str, Any]) -> frozenset[str]:
+    """The filters on processes that a call has passed once this selector matched. Of several entries the agent may misread one."""
+    lone = [(key, selector[key][0]) for key in _SETTLED if len(selector.get(key) or ()) == 1]
+    return frozenset(token(key, raw) for key, raw in lone)
+
+
+def _unless_granted(kind: str, raw: Mapping[str, Any], made: Filter) -> Filter:
+    """The same filter, which holds where the policy that recorded the call has compared it already, at that very call."""
+    mine = token(kind, raw)
+
+    def match(invocation: Invocation) -> Truth:
+        return TRUE if mine in invocation.granted else made.match(invocation)
+
+    def found(invocation: Invocation) -> str | None:
+        return made.found(invocation) or ("one that the same filter of the recorder let through" if mine in invocation.granted else None)
+
+    return replace(made, match=match, found=found)
+
+
 def process_filters(selector: Mapping[str, Any], target: Target) -> list[Filter]:
     """Every filter of a selector that looks at the process, in the agent's order (R1.2)."""
     built: list[Filter] = []
@@ -50,17 +74,16 @@ def process_filters(selector: Mapping[str, Any], target: Target) -> list[Filter]
         if len(entries) > 1:
             built.append(undecidable(key, entries[0], f"{key} has more than one entry: the agent refuses it"))
         elif entries:
-            built.append(_binaries(key, entries[0], own, target))
+            built.append(_unless_granted(key, entries[0], _binaries(key, entries[0], own, target)))
     for key, build in (("matchPIDs", _pids), ("matchCapabilities", _capabilities)):
         entries = selector.get(key) or []
         if len(entries) > 1:  # R2.1.6, R2.6.4: the kernel misreads every entry after the first
             built.append(undecidable(key, entries[0], f"{key} has more than one entry: the agent misreads all but the first"))
         elif entries:
-            built.append(build(entries[0]))
-    built += [_namespaces(raw) for raw in selector.get("matchNamespaces") or ()]
-    for key in ("matchNamespaceChanges", "matchCapabilityChanges"):
-        built += [undecidable(key, raw, f"{key} depends on what a recording does not hold") for raw in selector.get(key) or ()]
-    return built
+            built.append(_unless_granted(key, entries[0], build(entries[0])))
+    built += [_unless_granted("matchNamespaces", raw, _namespaces(raw)) for raw in selector.get("matchNamespaces") or ()]
+    changes = [(key, raw, what) for key, what in _CHANGES.items() for raw in (selector.get(key) or [])[:1]]
+    return [*built, *(_changes(key, raw, what, target) for key, raw, what in changes)]
 
 
 # --- executed files -------------------------------------------------------------------------------------------------
@@ -91,8 +114,7 @@ def _name_matcher(operator: str, values: Sequence[str], target: Target) -> Calla
 def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> Filter:
     """R2.2.1: the executed file is compared, not the name it was executed by."""
     values: Sequence[str] = raw.get("values") or ()
-    whose = "the process" if own else "the parent"
-    subject = f"executed file of {whose}"
+    subject = "executed file of " + ("the process" if own else "the parent")
 
     def executed(invocation: Invocation) -> str | None:
         process = invocation.process
@@ -110,12 +132,14 @@ def _binaries(kind: str, raw: Mapping[str, Any], own: bool, target: Target) -> F
     listed, negated = frozenset(values), raw["operator"].startswith("Not")
 
     def evaluate(invocation: Invocation) -> Truth:
+        if not own and invocation.process.bare_fork:
+            return TRUE  # R2.2.9: without a record of the parent the filter is left out
         executable = executed(invocation)
         ancestors = invocation.process.ancestors
         if follow and ancestors is not None and any(one in listed for one in ancestors):  # R2.2.8
             return truth(not negated)
         if executable is None:
-            return unknown(f"the recording lacks the executed file of {whose}")
+            return unknown(LACKS_OWN_FILE if own else LACKS_PARENTS_FILE)
         if "\ufffd" in executable:
             return unknown("the recorded text lost bytes that are not UTF-8")
         if not follow:
@@ -196,12 +220,12 @@ def _followed_pids(process: Process, wanted: frozenset[int], inside: bool, negat
     """R2.1.5: up to 9 levels, as long as the ancestors between are alive; the direct parent's pid counts in any case."""
     if inside or process.ancestor_pids is None:
         return unknown("matchPIDs with followForks needs the pids of the process's ancestors")
-    above = process.ancestor_pids[:_MAX_LEVELS]
-    if above[:1] and above[0] in wanted:
-        return truth(not negated)
-    if any(pid in wanted for pid in above):
-        return unknown("the recording does not say whether the ancestors between still lived")
-    return truth(negated)
+    place = next((place for place, pid in enumerate(process.ancestor_pids[:_MAX_LEVELS]) if pid in wanted), None)
+    if place is None:
+        return truth(negated)
+    if place > process.ancestors_alive:
+        return unknown("the recording does not show that the ancestors between still lived")
+    return truth(not negated)
 
 
 # --- capabilities and namespaces ------------------------------------------------------------------------------------
@@ -321,6 +345,31 @@ def _namespaces(raw: Mapping[str, Any]) -> Filter:
         evaluate,
         lambda invocation: None if (number := _inode(invocation, key)) is None else str(number),
     )
+
+
+_CHANGES = {"matchNamespaceChanges": "namespaces", "matchCapabilityChanges": "capabilities"}
+
+
+def _changes(key: str, raw: Mapping[str, Any], what: str, target: Target) -> Filter:
+    """R2.7: compared with what the agent keeps since the fork, the exec that follows it, and the last event that told a change.
+
+    Without a change neither operator holds. After one, only the agent knows whether an event, of any policy, has told it.
+    """
+    if not target.at_least("large"):
+        return undecidable(key, raw, f"{key} is refused below kernel 5.3")
+
+    def evaluate(invocation: Invocation) -> Truth:
+        if what in invocation.process.kept:
+            return FALSE
+        return unknown(
+            f"the recording does not show that the process's {what} never changed, and what the agent last told it keeps to itself"
+        )
+
+    def found(invocation: Invocation) -> str | None:
+        return "unchanged" if what in invocation.process.kept else None
+
+    subject = f"{what} since the process's start"
+    return Filter(key, subject, str(raw["operator"]), tuple(str(one) for one in raw.get("values") or ()), evaluate, found)
 
 
 # --- workloads ------------------------------------------------------------------------------------------------------

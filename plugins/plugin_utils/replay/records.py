@@ -9,6 +9,7 @@ Facts about the agent's JSON come from its v1.7 exporter: values stand in the or
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +112,10 @@ class Process:
 
     ``executable`` and ``parent_executable`` are the files that were executed (``mm->exe_file``), which the JSON does
     not carry: None when unknown. ``namespaces`` maps a kind (``pid``, ``mnt``...) to (inode number, is the host's);
-    ``current`` says that namespaces and capabilities were read at the hook and not at the last exec.
+    ``current`` says that namespaces and capabilities were read at the hook and not at the last exec. ``bare_fork``: it has
+    executed nothing since it was forked, so the agent keeps no record of its parent's file. Of ``ancestor_pids`` the
+    first ``ancestors_alive`` are known to have lived at the call. ``kept`` names what
+    (``capabilities``, ``namespaces``) nothing has changed since the fork, or the exec that followed it.
     """
 
     binary: str
@@ -129,13 +133,19 @@ class Process:
     exec_id: str = ""
     thread: int = 0
     ancestor_pids: tuple[int, ...] | None = None
+    ancestors_alive: int = 0
     current_namespaces: bool = False
     current_capabilities: bool = False
+    bare_fork: bool = False
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown."""
+    """One call of one hook. ``source`` is where it was read from: file and line. ``node_labels``: None when unknown.
+
+    ``granted`` are the filters on processes that it has passed already, those of the policy that recorded it (see ``token``).
+    """
 
     hook: Hook
     process: Process
@@ -145,6 +155,12 @@ class Invocation:
     time: str = ""
     source: tuple[str, int] = ("", 0)
     node_labels: Mapping[str, str] | None = None
+    granted: frozenset[str] = frozenset()
+
+
+def token(kind: str, raw: Mapping[str, Any]) -> str:
+    """What tells one filter of a policy from others."""
+    return kind + json.dumps(raw, sort_keys=True)
 
 
 def hook_name(call: str) -> str:
@@ -153,6 +169,11 @@ def hook_name(call: str) -> str:
         if call.startswith(prefix + "sys_"):
             return call[len(prefix) :]
     return call
+
+
+def call_context(name: str) -> str:
+    """The context (see ``Declared``) of a kprobe's arguments when ``syscall`` is not set, which is true (R5.6)."""
+    return "syscall" if name.startswith(("sys_", "__ia32_sys_")) else ""
 
 
 def declared(raw: Iterable[Mapping[str, Any]], context: str = "") -> tuple[Declared, ...]:

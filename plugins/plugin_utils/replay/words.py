@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.explain imp
     OutcomeExplanation,
     SelectorExplanation,
 )
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Invocation
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook, Invocation
 
 MAX_VALUES = 5
 _SAYS = {True: "FIRES", False: "stays quiet", None: "CANNOT BE DECIDED"}
@@ -27,28 +27,32 @@ _HOLDS = {True: "yes", False: "no", None: "unknown"}
 
 
 class Explains(Protocol):
-    """A policy ready for evaluation."""
+    """A policy ready for evaluation. ``hooks``: what it watches, as the recording holds it."""
 
     name: str
+    hooks: Mapping[Hook, Any]
 
     def explain(self, invocation: Invocation) -> tuple[HookExplanation, ...]: ...
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What one policy does with one event. Without ``hooks`` the policy watches no hook that was recorded here."""
+    """What one policy does with one event. Without ``hooks`` it is none of the hooks that the policy ``watches``."""
 
     policy: str
     hooks: tuple[HookExplanation, ...]
+    watches: tuple[str, ...]
 
 
 def find(place: str, recordings: Sequence[Recording]) -> Invocation:
-    """The event at ``<file>:<line>`` of these recordings. Raises Refused when there is none."""
+    """The event at ``<file>:<line>`` of these recordings; the end of a path will do where it is one file's. Raises Refused when
+    there is none."""
     file, _colon, number = place.rpartition(":")
     if not file or not number.isdecimal() or not int(number):
         raise refuse(f"is {place!r}; needed: <file>:<line>, such as recording/host1.jsonl.gz:812", path="apiary_explain")
     wanted = Path(file).resolve()
-    recording = next((one for one in recordings if one.path.resolve() == wanted), None)
+    alike = [one for one in recordings if one.path.parts[-len(Path(file).parts) :] == Path(file).parts]
+    recording = next((one for one in recordings if one.path.resolve() == wanted), alike[0] if len(alike) == 1 else None)
     if recording is None:
         known = ", ".join(str(one.path) for one in recordings[:MAX_VALUES])
         raise refuse(f"is no recording of apiary_corpus; there are: {known}", file=file, path="apiary_explain")
@@ -74,7 +78,7 @@ def _line(path: Path, wanted: int) -> bytes:
 
 def explain(invocation: Invocation, policies: Sequence[Explains]) -> list[Explained]:
     """What every policy does with one event."""
-    return [Explained(policy.name, policy.explain(invocation)) for policy in policies]
+    return [Explained(policy.name, policy.explain(invocation), tuple(map(str, policy.hooks))) for policy in policies]
 
 
 def as_json(invocation: Invocation, explained: Sequence[Explained]) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def lines(invocation: Invocation, explained: Sequence[Explained]) -> Iterator[st
     yield f"  {file}:{number}: {invocation.hook} by {invocation.process.binary or '?'} (pid {invocation.process.pid}) at {invocation.time}"
     for one in explained:
         if not one.hooks:
-            yield f"  {one.policy} stays quiet: it has no hook for this event"
+            yield f"  {one.policy} stays quiet: it watches {_some(one.watches) or 'hooks of a generated list'}, not this"
         for hook in one.hooks:
             yield f"  {one.policy} {_SAYS[hook.fires]}: {_verdict(hook)}"
             yield from (f"    {text}" for text in _hook(hook))
@@ -141,8 +145,11 @@ def _selector(selector: SelectorExplanation) -> Iterator[str]:
 
 
 def _filter(one: FilterExplanation) -> str:
-    shown = ", ".join(one.values[:MAX_VALUES]) + (f" and {len(one.values) - MAX_VALUES} more" if len(one.values) > MAX_VALUES else "")
-    wanted = " ".join(part for part in (one.operator, shown) if part)
+    wanted = " ".join(part for part in (one.operator, _some(one.values)) if part)
     found = "the recording does not say" if one.found is None else f"it is {one.found or 'empty'}"
     why = f" ({'; '.join(one.reasons)})" if one.reasons else ""
     return f"{_HOLDS[one.value]:<7} {one.kind}, {one.subject}: {wanted}: {found}{why}"
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(values[:MAX_VALUES]) + (f" and {len(values) - MAX_VALUES} more" if len(values) > MAX_VALUES else "")

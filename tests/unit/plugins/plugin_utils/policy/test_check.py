@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import DEFAULT_PROTECTED
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.check import CaseResult, check, run_cases
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel, target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import render
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import (
@@ -204,6 +204,14 @@ def test_an_undecidable_event_fails_a_case_that_must_stay_quiet_too(tree: Policy
     assert not any(one.passed for one in results(tree))
 
 
+def test_a_case_is_judged_for_the_agent_and_kernels_of_the_environment(tree: PolicyTree) -> None:
+    assert "operator: Equal" in TEMPLATE
+    tree.add(template=TEMPLATE.replace("operator: Equal", "operator: SubString"))
+    judged_for = target((1, 8, 0), Kernel((6, 17)))
+    assert [one.passed for one in run_cases(tree.policy(), PROTECTED)] == [False, True]
+    assert [one.passed for one in run_cases(tree.policy(), PROTECTED, judged_for)] == [True, True]
+
+
 def test_executables_make_a_case_decidable(tree: PolicyTree) -> None:
     binaries = "          matchBinaries:\n            - {operator: In, values: [/bin/busybox]}\n          matchActions:\n"
     tree.add(
@@ -284,11 +292,11 @@ def test_events_that_are_no_json_objects_are_refused_at_their_line(text: str, me
     assert message in problem.message
 
 
-def test_a_recorder_without_hooks_leaves_nothing_decided(tree: PolicyTree) -> None:
+def test_a_recorder_without_hooks_leaves_the_functions_prototype(tree: PolicyTree) -> None:
     tree.add(
         cases=CASES.replace("  must: fire\n", "  must: fire\n  recorder: recorder.yaml\n"), events={**EVENTS, "recorder.yaml": "spec: {}\n"}
     )
-    assert results(tree)[0].undecided == 1
+    assert results(tree)[0].passed
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "kind: Pod\n", "spec: []\n"], ids=["nothing", "a list", "no spec", "a spec that is a list"])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import Kernel, target
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.target import DEFAULT, KPROBE_MULTI, STRCASESTR, STRNSTR, Target
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import messages, refused
 
 ENVIRONMENT = """\
@@ -61,3 +62,19 @@ def test_what_is_not_said_may_be_there_or_not(probes: dict[str, bool], may: bool
 def test_one_of_several_is_enough() -> None:
     assert not Kernel(probes={"override_return": False}).lacks("override_return", "fmodret_syscall")
     assert Kernel(probes={"override_return": False, "fmodret_syscall": False}).lacks("override_return", "fmodret_syscall")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tier", "features"),
+    [
+        pytest.param(Kernel((4, 19)), "small", set(), id="4.19"),
+        pytest.param(Kernel((5, 4)), "large", set(), id="5.4"),
+        pytest.param(Kernel((5, 15), {"kprobe_multi": False}), "v511", set(), id="5.15"),
+        pytest.param(Kernel((6, 12), {"kprobe_multi": True}), "v61", {KPROBE_MULTI}, id="kprobe-multi"),
+        pytest.param(Kernel((6, 17)), "v61", {STRNSTR}, id="6.17"),
+        pytest.param(Kernel((6, 19)), "v61", {STRNSTR, STRCASESTR}, id="6.19"),
+    ],
+)
+def test_the_oldest_kernel_decides_what_is_judged_for(kernel: Kernel, tier: str, features: set[str]) -> None:
+    assert target((1, 8, 0), kernel) == Target((1, 8), tier, frozenset(features))
+    assert target((1, 7, 0)) == DEFAULT

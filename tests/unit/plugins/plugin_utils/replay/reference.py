@@ -216,9 +216,12 @@ def matches_process(selector: Mapping[str, Any], call: Invocation) -> Answer:
     for entry in selector.get("matchBinaries", ()):
         answer = both(answer, matches_binary(entry, process.executable, process.ancestors))  # type: ignore[assignment]
     for entry in selector.get("matchParentBinaries", ()):
-        answer = both(answer, matches_binary(entry, process.parent_executable, ()))  # type: ignore[assignment]
+        if not process.bare_fork:
+            answer = both(answer, matches_binary(entry, process.parent_executable, ()))  # type: ignore[assignment]
     for entry in selector.get("matchPIDs", ()):
         pid = process.namespace_pid if entry.get("isNamespacePID") else process.pid
+        if pid is None and process.namespaces.get("pid", (0, False))[1] and (process.current or process.executed):
+            pid = 0
         answer = both(answer, None if pid is None else (pid in entry["values"][:4]) != (entry["operator"] == "NotIn"))  # type: ignore[assignment]
     for entry in selector.get("matchCapabilities", ()):
         held = None if process.capabilities is None or not process.current else process.capabilities.get(entry["type"].lower(), 0)

@@ -165,7 +165,8 @@ def test_arguments_are_unknown_when_their_number_is_not_that_of_the_recorder(cou
 
 
 def test_arguments_are_unknown_when_the_recorder_does_not_know_the_hook() -> None:
-    assert decoded(kprobe(args=[{"int_arg": 1}])).args == ()
+    (only,) = decoded(kprobe(args=[{"int_arg": 1}])).args
+    assert only.declared.type == ""
 
 
 @pytest.mark.parametrize(("body", "value"), [({"return": {"int_arg": -1}}, -1), ({"return": {"int_arg": 0}}, 0), ({}, None)], ids=str)
@@ -178,6 +179,38 @@ def test_the_place_and_time_of_an_event_are_kept() -> None:
     assert (invocation.source, invocation.time) == (("e.jsonl", 1), "2026-11-22T09:00:00Z")
 
 
+# --- without the policy that recorded ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "declared"),
+    [
+        pytest.param("security_file_open", ["file_arg"], [(0, "file", "")], id="the only argument of its kind"),
+        pytest.param("fd_install", ["int_arg", "file_arg"], [(-1, "", ""), (1, "file", "")], id="a number has no known width"),
+        pytest.param("fd_install", ["file_arg", "int_arg"], [(1, "file", ""), (-1, "", "")], id="in another order"),
+        pytest.param("__x64_sys_execve", ["string_arg"], [(0, "string", "syscall")], id="of a system call"),
+        pytest.param("security_file_open", ["file_arg", "file_arg"], [(-1, "", "")] * 2, id="two of a kind"),
+        pytest.param("__x64_sys_mount", ["string_arg"], [(-1, "", "")], id="a function that takes several"),
+        pytest.param("security_file_open", ["error_arg"], [(-1, "", "")], id="one that could not be read"),
+        pytest.param("f", ["file_arg"], [(-1, "", "")], id="a function that is not known"),
+    ],
+)
+def test_the_prototype_says_what_an_argument_is(function: str, args: list[str], declared: list[tuple[int, str, str]]) -> None:
+    values = {"file_arg": {"path": "/x"}, "int_arg": 1, "string_arg": "x", "error_arg": {"message": "Bad address"}}
+    found = decoded(kprobe(function_name=function, args=[{one: values[one]} for one in args])).args
+    assert [(one.declared.index, one.declared.type, one.declared.context) for one in found] == declared
+
+
+def test_an_lsm_hook_has_no_prototype_as_it_may_list_what_is_no_argument() -> None:
+    (only,) = decoded({"process_lsm": {"function_name": "file_open", "args": [{"file_arg": {"path": "/x"}}]}}).args
+    assert only.declared.type == ""
+
+
+def test_a_label_of_a_system_call_names_its_own_argument() -> None:
+    (only,) = decoded(kprobe(function_name="__x64_sys_mount", args=[{"string_arg": "tmpfs", "label": "a2:string"}])).args
+    assert only.declared == Declared(2, "string", context="syscall")
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +220,8 @@ def test_the_executed_file_is_unknown_without_a_map() -> None:
 
 
 def test_a_map_gives_the_executed_files_and_vouches_for_all_it_does_not_name() -> None:
-    one = process({"binary": "/usr/bin/cat"}, {"binary": "/bin/sh"}, executables={"/bin/sh": "/usr/bin/dash"})
+    cat = {"binary": "/usr/bin/cat", "flags": "execve clone"}
+    one = process(cat, {"binary": "/bin/sh"}, executables={"/bin/sh": "/usr/bin/dash"})
     assert (one.executable, one.parent_executable) == ("/usr/bin/cat", "/usr/bin/dash")
 
 
@@ -305,7 +339,7 @@ def test_a_recording_vouches_for_nothing_by_itself(tmp_path: Path) -> None:
         pytest.param("e.jsonl", b"{}\n{\n", 2, "is not JSON", id="broken JSON"),
         pytest.param("e.jsonl", b"{}\n[]\n", 2, "is not a JSON object", id="a list"),
         pytest.param("e.jsonl", b"\xff\n", 1, "is not JSON", id="not UTF-8"),
-        pytest.param("e.jsonl.gz", b"{}\n", 0, "cannot be read", id="not gzip"),
+        pytest.param("e.jsonl.gz", b"no gzip\n", 0, "cannot be read", id="not gzip"),
         pytest.param("e.jsonl.gz", gzip.compress(b"{}\n" * 99)[:-9], 0, "cannot be read", id="gzip cut off"),
         pytest.param("e.jsonl", None, 0, "cannot be read", id="no file"),
     ],

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 # Why a policy cannot be decided even by a recording that holds all that it can hold.
 UNDECIDABLE = {
-    "fd_install_cap_changes.yaml": "whether capabilities changed since the last event of the agent's own",
+    "fd_install_cap_changes.yaml": "once capabilities changed, whether an event of the agent has told it",
     "list-generated-ftrace.yaml": "which functions the agent's list holds is decided on the machine",
     "list-syscalls-tracepoint.yaml": "the agent refuses it: a list as value needs a syscall64",
     "sys_clock_settime.yaml": "the agent misreads the second entry of matchPIDs",

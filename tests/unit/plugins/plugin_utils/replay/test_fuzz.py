@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events, run
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, events, results, run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS
 
@@ -91,7 +91,7 @@ def recorded() -> list[bytes]:
 
 def replayed(
     content: bytes, name: str, place: Path, policies: list[CompiledPolicy], recorders: dict[str, events.Declarations]
-) -> run.FileTotals | None:
+) -> results.FileTotals | None:
     """A replay of one file; None when it is refused, which only a file without an event may be."""
     (place / name).write_bytes(content)
     recordings = corpus.find([place / name], recorders, EXECUTABLES)
@@ -100,7 +100,7 @@ def replayed(
     except Refused:
         return None
     for one in summary.policies:
-        assert one.total == sum(one.by_file.values(), run.Counts())
+        assert one.total == sum(one.by_file.values(), results.Counts())
     return summary.files[0]
 
 

@@ -244,6 +244,7 @@ PROCESSES = st.builds(
     binary=st.just("/bin/sh"),
     executable=st.sampled_from([None, *FILES]),
     parent_executable=st.sampled_from([None, *FILES]),
+    bare_fork=st.booleans(),
     ancestors=st.sampled_from([None, (), ("/usr/bin/dash",), ("/usr/bin/head", ""), ("/usr/bin/head", "/usr/bin/cat")]),
     pid=st.sampled_from([1, 7]),
     namespace_pid=st.sampled_from([None, 1, 70]),

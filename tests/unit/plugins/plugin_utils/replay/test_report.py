@@ -22,7 +22,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, report
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy, Outcome
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.policies import gather
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Entry, Said, replay
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import Entry, Said
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import replay
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS, POLICIES, ROOT, jsonl, opened
 
 SCHEMA = json.loads((ROOT / "docs" / "schemas" / "replay-report.json").read_text(encoding="utf-8"))

@@ -263,6 +263,19 @@ def test_r2_1_5_follow_forks_walks_nine_levels(values: list[int], ancestors: tup
     assert fires(pids("In", *values, followForks=True), call(1, process=process)) is expected
 
 
+def test_r2_1_5_an_ancestor_is_reached_while_those_between_live() -> None:
+    def known(second: int) -> bool | None:
+        past = history.History()
+        for exec_id, parent, pid in (("a", "a", 1), ("b", "a", 2), ("c", "b", 3)):
+            past.add(executed(exec_id, parent, pid))
+        past.add({"process_exit": {"process": {"exec_id": "b", "parent_exec_id": "a", "pid": 2}}, "time": "2026-01-01T00:00:05Z"})
+        done = past.complete(call(1, process=Process("/x", pid=3, exec_id="c"), time=f"2026-01-01T00:00:{second:02}Z"))
+        return fires(pids("In", 1, followForks=True), done)
+
+    assert known(4) is True
+    assert known(6) is None
+
+
 def test_r2_1_5_inside_a_namespace_0_is_always_found() -> None:
     inside = Process("/x", pid=7, namespace_pid=70)
     host = Process("/x", pid=7, namespace_pid=0)
@@ -330,6 +343,13 @@ def test_r2_2_1_the_executed_file_is_the_last_that_was_checked() -> None:
     assert past.executable("sh") is None
 
 
+def test_r2_2_1_of_an_older_process_the_file_is_shown() -> None:
+    past = history.History()
+    past.add(executed("sh", "init", 5, "/usr/bin/dash", "procFS"))
+    past.add(executed("kthread", "init", 6, "[kworker/0:1]", "procFS"))
+    assert (past.executable("sh"), past.executable("kthread")) == ("/usr/bin/dash", None)
+
+
 def test_r2_2_2_the_name_in_the_event_decides_nothing() -> None:
     assert fires(binaries("In", "/bin/sh"), call(1, process=Process("/bin/sh"))) is None
     assert fires(binaries("In", "/bin/sh"), call(1, process=Process("/bin/sh", executable="/usr/bin/dash"))) is False
@@ -346,6 +366,14 @@ def test_r2_2_3_a_fork_is_what_its_parent_is() -> None:
     past.add(executed("sh", "init", 5, "/bin/sh"))
     past.add(checked("fork", "sh", 6, "/x", 2))
     assert past.executable("fork") == "/usr/bin/dash"
+
+
+def test_r2_2_3_a_process_that_executed_what_its_parent_did_is_no_fork() -> None:
+    past = history.History(executables={"/bin/sh": "/usr/bin/dash"})
+    past.add(executed("sh", "init", 5, "/bin/sh"))
+    process = {"exec_id": "lost", "parent_exec_id": "sh", "pid": 6, "binary": "/bin/sh", "flags": "execve clone"}
+    past.add({"process_kprobe": {"process": process, "function_name": "f"}, "time": "2026-01-01T00:00:02Z"})
+    assert past.executable("lost") is None
 
 
 def test_r2_2_4_names_are_compared_byte_by_byte_up_to_255() -> None:
@@ -397,6 +425,20 @@ def test_r2_2_9_the_parent_is_that_of_the_exec() -> None:
     past.add(executed("c", "b", 2, "/c", "execve", second=2))  # in place of b
     done = past.complete(call(1, process=Process("/c", pid=2, exec_id="c"), time="2026-01-01T00:00:09Z"))
     assert done.process.parent_executable == "/b"
+
+
+@pytest.mark.parametrize("entry", [{"operator": "In"}, {"operator": "NotIn"}, {"operator": "NotIn", "followChildren": True}])
+def test_r2_2_9_of_a_bare_fork_no_parent_is_compared(entry: Spec) -> None:
+    document = policy({"matchParentBinaries": [{**entry, "values": ["/bin/sh"]}]})
+    past = history.History(executables={})
+    past.add(executed("sh", "init", 5, "/bin/sh"))
+    for exec_id, pid, flags in (("fork", 6, "execve"), ("exec", 7, "execve clone"), ("again", 5, "execve")):
+        process = {"exec_id": exec_id, "parent_exec_id": "sh", "pid": pid, "binary": "/bin/sh", "flags": flags}
+        past.add({"process_kprobe": {"process": process, "function_name": "f"}, "time": "2026-01-01T00:00:02Z"})
+    shells = {one: Process("/bin/sh", exec_id=one, ancestors=("/bin/sh",)) for one in ("fork", "exec", "again")}
+    done = {one: fires(document, past.complete(call(1, process=process))) for one, process in shells.items()}
+    assert done["fork"] is True
+    assert True not in (done["exec"], done["again"])
 
 
 # --- 2.3 arguments --------------------------------------------------------------------------------------------------
@@ -504,6 +546,14 @@ def test_r2_3_13_ranges_include_their_ends_and_are_turned_round_in_maps_only() -
 )
 def test_r2_3_14_a_narrow_recording_does_not_decide_a_wide_filter(recorded: str, wanted: str, expected: bool | None) -> None:
     assert fires(policy(ONE, types=wanted), call(1, types=recorded)) is expected
+
+
+def test_r2_3_14_a_capability_is_recorded_as_an_int() -> None:
+    recorded = decoded(
+        policy(types="capability"), {"function_name": "f", "args": [{"capability_arg": {"value": 21, "name": "CAP_SYS_ADMIN"}}]}
+    )
+    assert fires(policy(comparing("Equal", "21")), recorded) is True
+    assert fires(policy(comparing("Equal", "21"), types="uint64"), recorded) is None
 
 
 def test_r2_3_15_an_int_of_a_tracepoint_is_0_before_1_8() -> None:
@@ -844,6 +894,27 @@ def test_r2_6_5_only_a_record_of_every_change_says_more_than_the_last_exec() -> 
     assert known([CREDENTIALS], 4, Process("/c", pid=3, thread=3, exec_id="c", in_container=True)) is None
 
 
+def test_r2_6_5_a_hook_without_any_event_may_lie_in_a_file_that_is_missing() -> None:
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+    past = history.History([CREDENTIALS])
+    past.add(changed("f", 1))
+    past.add(executed("c", "a", 3, "/c", second=2, cap={"effective": ["CAP_CHOWN"]}))
+    done = past.complete(call(1, process=mine, time="2026-01-01T00:00:05Z"))
+    assert fires(capabilities("In", "CAP_CHOWN"), done) is None
+    assert not done.process.current_namespaces
+    assert not done.process.kept
+
+
+def test_r2_6_5_another_hosts_recording_began_at_a_time_of_its_own() -> None:
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+    past = history.History([CREDENTIALS])
+    stranger = {"exec_id": "x", "parent_exec_id": "y", "pid": 3, "tid": 3, "binary": "/x"}
+    past.add({"process_kprobe": {"process": stranger, "function_name": "f"}, "node_name": "other", "time": "2026-01-01T00:00:01Z"})
+    past.add({**executed("c", "a", 3, "/c", second=2, cap={"effective": ["CAP_CHOWN"]}), "node_name": "mine"})
+    past.add({**changed("f", 4), "node_name": "mine"})
+    assert fires(capabilities("In", "CAP_CHOWN"), past.complete(call(1, process=mine, time="2026-01-01T00:00:05Z"))) is None
+
+
 def test_r2_5_no_namespace_is_entered_without_a_check_for_sys_admin() -> None:
     process = Process("/c", pid=3, exec_id="c", namespaces=NAMESPACES)
     past = history.History([CREDENTIALS])
@@ -858,9 +929,27 @@ def test_r2_5_no_namespace_is_entered_without_a_check_for_sys_admin() -> None:
     ]
 
 
-@pytest.mark.parametrize("key", ["matchNamespaceChanges", "matchCapabilityChanges"])
-def test_r2_7_changes_are_not_decided(key: str) -> None:
-    assert key in why(policy({key: [{"operator": "In", "values": ["Mnt"]}]}), call(1, process=CHOWN))
+@pytest.mark.parametrize("operator", ["In", "NotIn"])
+@pytest.mark.parametrize(
+    ("key", "value", "cause"),
+    [("matchNamespaceChanges", "Mnt", "security_capable"), ("matchCapabilityChanges", "CAP_CHOWN", "commit_creds")],
+)
+def test_r2_7_nothing_that_never_changed_matches(key: str, value: str, cause: str, operator: str) -> None:
+    document = policy({key: [{"operator": operator, "values": [value]}]})
+    mine = Process("/c", pid=3, thread=3, exec_id="c", in_container=False)
+
+    def known(second: int, flags: str = "execve clone", recorders: list[Spec] | None = None) -> bool | None:
+        past = history.History([CREDENTIALS] if recorders is None else recorders)
+        past.add(changed("f", 1))
+        past.add(executed("c", "a", 3, "/c", flags, second=2))
+        past.add(changed(cause, 5))
+        return fires(document, past.complete(call(1, process=mine, time=f"2026-01-01T00:00:{second:02}Z")))
+
+    assert known(4) is False
+    assert known(6) is None
+    assert known(4, flags="execve") is None, "at an exec that follows no fork the agent keeps what it had"
+    assert known(4, recorders=[]) is None
+    assert "5.3" in why(document, call(1, process=mine), Target(tier="small"))
 
 
 CART = Process("/x", in_container=True, pod=Pod("shop", {"app": "cart"}, "main", "docker.io/library/cart"))

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, run
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay import corpus, parts, reading, run, verdicts
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.compile import CompiledPolicy
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records import Hook
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.run import Counts, Entry, Progress, Summary
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.results import Counts, Entry, Progress, Summary
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import CORPUS, messages, refused
 
 if sys.version_info >= (3, 14):
@@ -169,8 +169,20 @@ def test_a_recording_that_is_too_large_is_not_surveyed(narrow: list[CompiledPoli
     assert any("of more than 1 MB" in note for note in summary.notes)
 
 
-def test_the_hooks_of_a_recording_are_those_of_its_recorders() -> None:
-    assert Hook("lsm", "file_open") in corpus.hooks(corpus.find([CORPUS / "broad"]))
+def test_a_hook_that_stands_for_another_is_told(narrow: list[CompiledPolicy]) -> None:
+    found = corpus.surveyed(corpus.find([CORPUS / "broad" / "broad-lsm-file-open.jsonl.gz"]))
+    policies = [CompiledPolicy(documents.load(NARROW[0]).data, recorded=corpus.hooks(found))]
+    (note,) = run.replay(policies, found).notes
+    assert note.startswith("kprobe security_file_open was not recorded: lsm file_open stands for it (Linux security/security.c")
+
+
+def test_the_hooks_of_a_recording_are_those_that_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [CORPUS / "broad" / "broad-lsm-file-open.jsonl.gz"]
+    assert corpus.hooks(corpus.surveyed(corpus.find(alone))) == {Hook("lsm", "file_open")}
+    declared = corpus.hooks(corpus.find(alone))
+    assert declared > {Hook("lsm", "file_open"), Hook("kprobe", "security_file_open")}, "before anybody has looked"
+    monkeypatch.setattr(corpus, "MAX_SURVEYED", 1 << 10)
+    assert corpus.hooks(corpus.surveyed(corpus.find(alone))) == declared
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
@@ -207,6 +219,37 @@ def test_what_cannot_be_decided_says_why(home: Path) -> None:
     assert [(one.said.fires, one.said.reasons) for one in entries] == [(False, (reason,))] * 2
 
 
+FROM_SSHD: Mapping[str, Any] = {"matchBinaries": [{"operator": "In", "values": ["/usr/sbin/sshd"], "followChildren": True}]}
+
+
+@pytest.mark.parametrize(
+    ("recorder", "expected"),
+    [
+        pytest.param([FROM_SSHD], True, id="the same filter"),
+        pytest.param([{**FROM_SSHD, **opens("/etc")}, FROM_SSHD], True, id="in every selector"),
+        pytest.param([FROM_SSHD, opens("/etc")], None, id="in one selector"),
+        pytest.param([{"matchBinaries": [{"operator": "In", "values": ["/usr/sbin/sshd"]}]}], None, id="another"),
+        pytest.param([], None, id="none"),
+    ],
+)
+def test_what_the_recorder_has_compared_holds(recorder: list[dict[str, Any]], expected: bool | None, home: Path) -> None:
+    document = {**RECORDER, "spec": {"kprobes": [{**RECORDER["spec"]["kprobes"][0], "selectors": recorder}]}}
+    (home / "policies" / "r.yaml").write_text(json.dumps(document), encoding="utf-8")
+    (home / "a.jsonl").write_bytes(lines(event("/etc"), event("/usr", 1)))
+    summary, _unused = replayed(home, [policy("p", {**FROM_SSHD, **opens("/etc")})])
+    counts = summary.policies[0].total
+    assert (counts.fired, counts.quiet, counts.undecided) == ((1, 1, 0) if expected else (0, 1, 1))
+
+
+def test_programs_whose_file_is_not_known_are_named(home: Path) -> None:
+    selector = {"matchBinaries": [{"operator": "In", "values": ["/usr/bin/cat"]}]}
+    (home / "a.jsonl").write_bytes(lines(event(binary="/bin/sh"), event(second=1, binary="/bin/cat")))
+    document = {"kind": "TracingPolicy", "metadata": {"name": "p"}, "spec": {"kprobes": [{"call": "f", "selectors": [selector]}]}}
+    summary, _unused = replayed(home, [CompiledPolicy(document)])
+    (note,) = [one for one in summary.notes if "executables" in one]
+    assert "/bin/cat, /bin/sh" in note
+
+
 def test_volume_is_per_host_and_day(home: Path) -> None:
     there = [{**event("/etc", second), "node_name": "n2"} for second in (0, 20)]
     (home / "a.jsonl").write_bytes(lines(event("/etc", 0), event("/usr", 40), *there))
@@ -228,7 +271,7 @@ def test_the_loudest_sources_come_first(home: Path) -> None:
 
 
 def test_sources_of_noise_are_bounded(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(run, "MAX_SOURCES", 4)
+    monkeypatch.setattr(parts, "MAX_SOURCES", 4)
     (home / "a.jsonl").write_bytes(lines(*[event("/etc", number, binary=f"/b{number}") for number in range(30)], event("/etc", 31)))
     noise = replayed(home, [policy("all")])[0].policies[0].noise
     assert len(noise["binary"]) <= 8
@@ -236,7 +279,7 @@ def test_sources_of_noise_are_bounded(monkeypatch: pytest.MonkeyPatch, home: Pat
 
 
 def test_answers_are_forgotten_and_found_again(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(run, "MAX_KEPT", 3)
+    monkeypatch.setattr(verdicts, "MAX_KEPT", 3)
     paths = [f"/p{number % 7}" for number in range(50)]
     (home / "a.jsonl").write_bytes(lines(*[event(path, number) for number, path in enumerate(paths)]))
     summary, _unused = replayed(home, [policy("p", opens("/p3"))])
@@ -280,14 +323,34 @@ def test_pods_are_told_apart(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "pack"),
-    [("a.jsonl", bytes), ("a.log", bytes), ("a.json.gz", gzip.compress), ("a.jsonl.zst", zstd.compress)],
-    ids=["plain", "as the agent names it", "gzip", "zstd"],
+    [
+        pytest.param("a.jsonl", bytes, id="plain"),
+        pytest.param("a.log", bytes, id="as the agent names it"),
+        pytest.param("a.json.gz", gzip.compress, id="gzip"),
+        pytest.param("a.jsonl.zst", zstd.compress, id="zstd"),
+        pytest.param("a.jsonl", gzip.compress, id="gzip under another name"),
+        pytest.param("a.jsonl.gz", bytes, id="plain under another name"),
+        pytest.param("a.jsonl", lambda text: text.replace(b"\n", b"\r\n"), id="line ends of Windows"),
+    ],
 )
 def test_recordings_are_unpacked(name: str, pack: Callable[[bytes], bytes], home: Path) -> None:
     content = lines(event("/etc"), event("/usr", 1))
     packed = pack(content[:99]) + pack(content[99:])
     (home / name).write_bytes(packed)
     assert replayed(home)[0].events == 2
+
+
+def test_a_byte_order_mark_is_no_event(home: Path) -> None:
+    (home / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(event(), event(second=1)))
+    summary, _unused = replayed(home)
+    assert (summary.events, summary.skipped) == (2, ())
+
+
+@pytest.mark.parametrize(("content", "hint"), [(b"[{},\n{}]", "'jq -c .[]'"), (b"{\n}\n", "'jq -c .'")], ids=["array", "indented"])
+def test_json_of_another_form_says_what_makes_it_events(content: bytes, hint: str, home: Path) -> None:
+    (home / "a.json").write_bytes(content)
+    (problem,) = refused(lambda: replayed(home))
+    assert hint in problem.message
 
 
 def test_a_directory_is_read_by_name_and_a_file_once(home: Path) -> None:
@@ -306,6 +369,7 @@ def test_events_of_a_recorder_that_is_not_at_hand_are_told(home: Path) -> None:
     assert summary.unknown_recorders == {"s": 1}
     assert any("'s'" in note for note in summary.notes)
     assert [(one.line, one.said.fires) for one in entries if one.said.policy == "etc"] == [(1, False), (2, True)]
+    assert entries[0].said.reasons == ("the policy that recorded this is not at hand to tell argument 0 as file",)
 
 
 def test_labels_say_what_an_unknown_recorder_declared(home: Path) -> None:
@@ -362,11 +426,11 @@ def test_lines_that_cannot_be_read_are_skipped_and_counted(home: Path, monkeypat
     (home / "a.jsonl").write_bytes(content)
     summary, entries = replayed(home)
     assert skipped(summary) == {
-        run.TORN: (3, 2),
-        run.FOREIGN: (1, 3),
-        run.SHAPE: (3, 4),
-        run.DUPLICATE: (1, 6),
-        run.LONG: (1, 10),
+        reading.TORN: (3, 2),
+        reading.FOREIGN: (1, 3),
+        reading.SHAPE: (3, 4),
+        reading.DUPLICATE: (1, 6),
+        reading.LONG: (1, 10),
     }
     (file,) = summary.files
     assert (file.lines, file.events, file.others, file.skipped) == (14, 2, 1, 9)
@@ -377,7 +441,7 @@ def test_an_argument_of_another_shape_makes_its_line_unreadable_where_it_is_read
     broken = event("/etc", 1)
     broken["process_kprobe"]["args"] = [{"file_arg": None}]
     (home / "a.jsonl").write_bytes(lines(broken, event()))
-    assert skipped(replayed(home)[0]) == {run.SHAPE: (1, 1)}
+    assert skipped(replayed(home)[0]) == {reading.SHAPE: (1, 1)}
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd.compress)])
@@ -385,7 +449,7 @@ def test_a_packed_file_is_read_as_far_as_it_goes(name: str, pack: Callable[[byte
     (home / name).write_bytes(pack(lines(event())) + pack(lines(event("/etc", 1)))[:-9])
     summary, _unused = replayed(home)
     assert summary.events >= 1
-    assert run.UNREADABLE in skipped(summary)
+    assert reading.UNREADABLE in skipped(summary)
 
 
 def test_reordered_events_are_read_and_told(home: Path) -> None:
@@ -401,7 +465,7 @@ def test_an_event_that_comes_again_much_later_was_read_before(late: Sequence[int
     again, other = timed[3], {**event("/var", 3), "time": timed[3]["time"]}
     (home / "a.jsonl").write_bytes(lines(*content, again, other))
     summary, _unused = replayed(home)
-    assert skipped(summary) == {run.DUPLICATE: (1, 201)}
+    assert skipped(summary) == {reading.DUPLICATE: (1, 201)}
     assert (summary.events, summary.files[0].backwards) == (201, 1 + len(late) // 2)
     assert (summary.spans[0].first, summary.spans[0].last) == (timed[0]["time"], timed[-1]["time"])
 

@@ -38,7 +38,12 @@ def test_an_event_is_told_selector_by_selector() -> None:
         "selector 2 does not match",
     ]
     assert "no      matchBinaries, executed file of the process: In /usr/bin/tail: it is /usr/bin/cat" in said
-    assert "n06-daddr stays quiet: it has no hook for this event" in said
+    assert "n06-daddr stays quiet: it watches kprobe tcp_connect, not this" in said
+
+
+def test_the_name_of_the_file_will_do() -> None:
+    event = words.find(f"{RECORDING.name}:300", corpus.surveyed(corpus.find([CORPUS / "broad"])))
+    assert event.process.binary == "/usr/bin/cat"
 
 
 def test_every_verdict_of_a_recording_is_told_as_it_is() -> None:
