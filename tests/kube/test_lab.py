@@ -115,7 +115,7 @@ def test_a_roll_surges_and_never_leaves_a_node_without_a_ready_agent(cluster: Cl
         found = pods(cluster, namespace)
         served = {pod["spec"]["nodeName"] for pod in found if ready(pod)}
         assert served == {"node-0000", "node-0001"}
-        most = max(most, len(found))
+        most = max(most, sum("deletionTimestamp" not in pod["metadata"] for pod in found))
         return not before & {pod["metadata"]["name"] for pod in found}
 
     cluster.wait(both, "the end of the old pods")
