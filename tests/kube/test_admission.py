@@ -86,7 +86,7 @@ def install(cluster: Cluster, namespace: str, **admission: Any) -> None:
                 f"{namespace}-apiary-{policy}" in tried(cluster, OPERATOR, *attempt, "--dry-run=server", given=probe)
             ),
             f"the policy {policy}",
-            60,
+            180,
         )
 
 
@@ -97,7 +97,7 @@ def guarded(cluster: Cluster, people: None) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     install(cluster, name)
     attempt = ("patch", "node", NODE, "--dry-run=server", "--patch", patch({"apiary.dev/ring": "canary"}))
-    cluster.wait(lambda: f"{name}-apiary-nodes" in tried(cluster, OPERATOR, *attempt), "the policy nodes", 60)
+    cluster.wait(lambda: f"{name}-apiary-nodes" in tried(cluster, OPERATOR, *attempt), "the policy nodes", 180)
     yield name
     uninstall(cluster, name)
     cluster.kubectl("delete", "namespace", name)
@@ -202,7 +202,7 @@ def test_a_ring_at_registration_may_be_refused_and_nodes_without_one_join(cluste
     install(cluster, release, registration=False)
     who = ("--as", "system:node:fresh", "--as-group", "system:nodes", "--as-group", "system:authenticated")
     attempt = ("create", "--dry-run=server", "-f", "-")
-    cluster.wait(lambda: RINGS_MESSAGE in tried(cluster, who, *attempt, given=registering("fresh", "canary")), "the policy nodes", 30)
+    cluster.wait(lambda: RINGS_MESSAGE in tried(cluster, who, *attempt, given=registering("fresh", "canary")), "the policy nodes", 180)
     assert "created" in tried(cluster, who, *attempt, given=registering("fresh", None))
     assert "created" in tried(cluster, TRUSTED, *attempt, given=registering("fresh", "canary"))
 
@@ -230,7 +230,7 @@ def test_a_namespace_goes_with_its_truth(cluster: Cluster, release: str) -> None
     install(cluster, release)
     assert "created" in tried(cluster, TRUSTED, "create", "-f", "-", given=configmap(release, "apiary-truth-canary", kind="truth"))
     cluster.kubectl("delete", "namespace", release, "--wait=false")
-    cluster.wait(lambda: "NotFound" in tried(cluster, (), "get", "namespace", release), "the end of the namespace", 60)
+    cluster.wait(lambda: "NotFound" in tried(cluster, (), "get", "namespace", release), "the end of the namespace", 180)
     cluster.kubectl("create", "namespace", release)
 
 

@@ -219,7 +219,7 @@ def rolled(cluster: Cluster, namespace: str) -> None:
             for one in found.values()
         )
 
-    cluster.wait(done, "all rings", 120)
+    cluster.wait(done, "all rings", 300)
 
 
 def health(configmap: Mapping[str, Any]) -> tuple[str, str]:
@@ -271,6 +271,6 @@ def test_the_truth_that_is_published_makes_the_health_of_a_ring(cluster: Cluster
         status, message = health(cluster.request("GET", path))
         return status == wanted and part in message
 
-    cluster.wait(lambda: told("Progressing", "node-0001 ("), "the node that cannot load it", 90)
+    cluster.wait(lambda: told("Progressing", "node-0001 ("), "the node that cannot load it", 240)
     cluster.faults()
-    cluster.wait(lambda: told("Healthy", "2 of 2 nodes ready"), "the ring", 90)
+    cluster.wait(lambda: told("Healthy", "2 of 2 nodes ready"), "the ring", 240)
