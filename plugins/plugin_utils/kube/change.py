@@ -20,7 +20,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.observe impor
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
-POLL = 1.0
+POLL = 2.0
 # A count reads every node and pod of the ring: it takes at most this part of the time.
 _SHARE = 10
 _FATAL = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
