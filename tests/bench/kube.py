@@ -43,20 +43,22 @@ VALUES = {"c2-ranges": {"ranges": ["198.51.100.0/24"]}}
 
 
 class Memory(threading.Thread):
-    """The most memory that a process and its children shared out among them, in MB, looked at twice a second."""
+    """The most memory that a process and all it started held, shared pages once, in MB, looked at twice a second."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, root: int) -> None:
         super().__init__(daemon=True)
-        self.group = group
+        self.root = root
         self.peak = 0.0
         self.start()
 
     def run(self) -> None:
         while True:
             total = 0
-            for path in Path("/proc").glob("[0-9]*"):
+            family = {self.root}
+            for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda one: int(one.name)):
                 try:
-                    if int((path / "stat").read_text().rpartition(")")[2].split()[2]) == self.group:
+                    if int(path.name) in family or int((path / "stat").read_text().rpartition(")")[2].split()[1]) in family:
+                        family.add(int(path.name))
                         found = re.search(r"^Pss:\s+(\d+)", (path / "smaps_rollup").read_text(), re.MULTILINE)
                         total += int(found[1]) if found else 0
                 except OSError:

@@ -378,6 +378,8 @@ class Cluster:
         with (self.directory / "audit.log").open(encoding="utf-8") as lines:
             for line in lines:
                 event = json.loads(line)
+                if event["stage"] == "ResponseStarted":  # of a proxied or long request, which is told again when it is complete
+                    continue
                 what = event.get("objectRef") or {}
                 name = what.get("resource", event["requestURI"].partition("?")[0])
                 counts[event["verb"], f"{name}/{what['subresource']}" if "subresource" in what else name] += 1

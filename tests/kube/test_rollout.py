@@ -168,6 +168,7 @@ def test_an_api_server_that_is_killed_in_the_middle_is_waited_for(site: Site) ->
     path = site.environment(gates={"bake": "4s", "control": 2})
     chosen = site.bundle(path)
     site.install(path)
+    site.write_inventory(apiary_kube_stall=120)  # the controllers take their time to come back
     process = site.start(site.command("rollout", path, apiary_bundle=chosen))
     for ring in ("canary", "early", "fleet"):
         wait_for(lambda ring=ring: any(entry.get("ring") == ring for entry in site.ledger.read()) or process.poll() is not None)

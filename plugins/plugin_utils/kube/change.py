@@ -20,10 +20,12 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.observe impor
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
-POLL = 1.0
+POLL = 2.0
 # A count reads every node and pod of the ring: it takes at most this part of the time.
 _SHARE = 10
 _FATAL = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
+# Seconds for an answer after which the API server counts as having been away.
+_AWAY = 3.0
 # A pod may fall once or twice before what it needs is there: seconds, or half of the patience that there is.
 _FATAL_SECONDS = 30.0
 
@@ -151,6 +153,8 @@ def await_ring(
     while True:
         now = time.monotonic()
         settled = _settled(daemon_set(api, ring))
+        if time.monotonic() - now > _AWAY:
+            moved = time.monotonic()  # the API server was away, and its controllers begin anew
         if settled or now - counted >= max(3.0, cost * _SHARE) or now - moved > timeout:
             known = tally(observe.nodes(api, rings, ring).values(), observe.pods(api, ring), wanted)
             counted = time.monotonic()
