@@ -99,7 +99,8 @@ class Operator:
     # --- install ----------------------------------------------------------------------------------------------------
 
     def _rings(self) -> tuple[Environment, tuple[str, ...]]:
-        assert self.environment is not None
+        if self.environment is None:
+            raise ValueError("this step needs an environment file")
         return self.environment, self.cluster.rings(self.environment)
 
     def plan(self) -> Plan:

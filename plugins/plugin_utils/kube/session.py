@@ -125,8 +125,7 @@ class Part:
     def change(self, ring: str) -> bool:
         """Bring a ring to the run's bundle and record its nodes; whether anything changed. Raises Refused when a node is not on it."""
         release = self._installed(ring)
-        former = values.ring_entry(release.values, ring)
-        assert former is not None
+        former = values.given_ring(release.values, ring)
         kept = self._former(ring)
         if not kept.exists():
             files.write(kept, json.dumps(former))
@@ -141,8 +140,7 @@ class Part:
         changed, found = False, {}
         for one in self.run.rings_to_roll_back(ring, self.name):
             release = self._installed(one)
-            entry = values.ring_entry(release.values, one)
-            assert entry is not None
+            entry = values.given_ring(release.values, one)
             kept = self._former(one)
             former = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else entry
             moved, seen = self._bring(release, self._entry(former, self.run.previous))

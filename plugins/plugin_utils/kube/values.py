@@ -63,6 +63,11 @@ def ring_entry(values: Values, ring: str) -> dict[str, Any] | None:
     return next((dict(one) for one in values.get("rings", ()) if one["name"] == ring), None)
 
 
+def given_ring(values: Values, ring: str) -> dict[str, Any]:
+    """The same of a release that has the ring."""
+    return next(dict(one) for one in values["rings"] if one["name"] == ring)
+
+
 def with_ring(values: Values, entry: Values) -> dict[str, Any]:
     """A release's values with one ring changed and every other as it was."""
     return {**values, "rings": [dict(entry) if one["name"] == entry["name"] else one for one in values["rings"]]}

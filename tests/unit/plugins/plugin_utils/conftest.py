@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
-from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import POLICIES, PolicyTree
+from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import HEAD, POLICIES, PolicyTree
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,15 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def tree(tmp_path: Path) -> PolicyTree:
     """An empty policy directory."""
     return PolicyTree(tmp_path / "policies")
+
+
+@pytest.fixture
+def make_environment(tmp_path: Path) -> Callable[..., environment.Environment]:
+    """An environment with these rings (YAML lines) and gates."""
+
+    def make(rings: str, tail: str = "") -> environment.Environment:
+        path = tmp_path / "lab.yml"
+        path.write_text(f"{HEAD}rings:\n{rings}{tail}", encoding="utf-8")
+        return environment.load(path)
+
+    return make

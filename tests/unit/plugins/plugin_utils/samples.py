@@ -23,6 +23,12 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.replay.records imp
 
 ROOT = Path(__file__).resolve().parents[4]
 POLICIES = ROOT / "policies"
+HEAD = """\
+name: lab
+agent_version: "1.7.0"
+policies:
+  - {policy: network/c2-ranges, mode: monitor}
+"""
 ENVIRONMENTS = ROOT / "environments"
 CORPUS = ROOT / "tests" / "corpus"
 REFERENCES = tuple(sorted(f"{meta.parent.parent.name}/{meta.parent.name}" for meta in POLICIES.glob("*/*/meta.yml")))

@@ -6,33 +6,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
-
 EPOCH = datetime.datetime(2026, 11, 22, 9, 0, tzinfo=datetime.UTC)
-HEAD = """\
-name: lab
-agent_version: "1.7.0"
-policies:
-  - {policy: network/c2-ranges, mode: monitor}
-"""
-
-
-@pytest.fixture
-def make_environment(tmp_path: Path) -> Callable[..., environment.Environment]:
-    """An environment with these rings (YAML lines) and gates."""
-
-    def make(rings: str, tail: str = "") -> environment.Environment:
-        path = tmp_path / "lab.yml"
-        path.write_text(f"{HEAD}rings:\n{rings}{tail}", encoding="utf-8")
-        return environment.load(path)
-
-    return make
 
 
 def observation(

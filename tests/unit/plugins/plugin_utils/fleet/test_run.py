@@ -19,7 +19,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import R
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
 from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import messages, refused
 
-from .conftest import HEAD, observation
+from ..samples import HEAD
+from .conftest import observation
 
 RINGS = "rings:\n  - {name: canary, take: 2, batch: 1}\n  - {name: fleet, take: rest, batch: 1}\n"
 Begin = Callable[..., Run]

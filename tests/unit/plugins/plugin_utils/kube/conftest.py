@@ -16,7 +16,6 @@ import pytest
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import client
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
-from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.fleet.conftest import make_environment as make_environment
 
 Answer = tuple[int, Any]
 

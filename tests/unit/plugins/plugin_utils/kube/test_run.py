@@ -21,8 +21,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import R
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.status import fleet_status
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import label, records
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node
-from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.fleet.conftest import HEAD, observation
-from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import messages, refused
+from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.fleet.conftest import observation
+from ansible_collections.apiary.tetragon.tests.unit.plugins.plugin_utils.samples import HEAD, messages, refused
 
 RINGS = "rings:\n  - {name: canary, take: 1}\n  - {name: fleet, take: rest}\n"
 GROUPS = {"eu": ["apiary_clusters"], "host1": [], "host2": []}
