@@ -57,7 +57,7 @@ class Site:
             "apiary_kubeconfig": str(cluster.kubeconfig),
             "apiary_kube_namespace": namespace,
             "apiary_kube_values": [str(directory / "values.yml")],
-            "apiary_kube_stall": 30,
+            "apiary_kube_stall": 60,
             "apiary_helm": str(cluster.bin / f"helm{helm}"),
         }
         self.hosts = dict(hosts or {})
@@ -105,10 +105,10 @@ class Site:
             "ANSIBLE_HOME": str(self.directory / "ansible"),
         }
 
-    def play(self, playbook: str, path: Path, *flags: str, **variables: Any) -> Played:
+    def play(self, playbook: str, path: Path, *flags: str, callback: str = "apiary.tetragon.rings", **variables: Any) -> Played:
         done = subprocess.run(
             self.command(playbook, path, *flags, **variables),
-            env=self.variables,
+            env={**self.variables, "ANSIBLE_STDOUT_CALLBACK": callback},
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

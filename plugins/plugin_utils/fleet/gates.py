@@ -283,7 +283,8 @@ Rate = Callable[[Observation | None, Observation | None], float | None]
 
 
 def _compare(signal: str, host: HostEvidence, limit: float, unit: str, rate: Rate, baseline: float | None) -> Reading:
-    first = host.before if signal == "memory" else host.start or host.before
+    before = host.before or (host.start if host.renewed else None)
+    first = before if signal == "memory" else host.start or host.before
     value = rate(first, host.end)
     if value is None:
         why = "; ".join((host.end or {}).get("problems", ())) or "there are no two observations of one agent run to compare"

@@ -248,3 +248,10 @@ def test_a_limit_of_none_switches_its_check_off(gate):
     signal = {"event_burst": "events", "cpu_cores": "cpu", "memory_mib": "memory"}.get(gate, gate)
     assert signal in {reading.signal for reading in verdict().readings}
     assert signal not in {reading.signal for reading in verdict(gates=Gates(**{gate: None})).readings}
+
+
+def test_a_new_node_is_held_against_its_own_start():
+    grown = observation(30 + BAKE, policies=[loaded(POLICY)], cpu=16.3, exported=(200, 90_000), memory=200 << 20)
+    new = HostEvidence("n1", start=host().start, end=host().end, expected=[expected(POLICY)], renewed=True)
+    assert verdict(new).status == "pass"
+    assert verdict(HostEvidence("n1", start=host().start, end=grown, expected=[expected(POLICY)], renewed=True)).status == "fail"
