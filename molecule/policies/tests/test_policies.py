@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -53,6 +54,9 @@ def test_enforcement_holds_while_the_agent_is_gone(host):
         assert "denied" in host.run("act write /srv/secret").stdout
     finally:
         host.check_output("systemctl start tetragon.service")
+        deadline = time.monotonic() + 60
+        while host.run("tetra tracingpolicy list -o json").stdout.count("TP_STATE_ENABLED") < 3 and time.monotonic() < deadline:
+            time.sleep(0.5)
 
 
 def test_the_pins_are_real_and_nothing_old_is_left(host):
