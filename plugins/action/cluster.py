@@ -12,11 +12,9 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.preflight import as_data, table
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, cluster_from
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import say
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, the_cluster
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.operate import Operator, read_values
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -36,16 +34,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             },
             required_if=[("step", step, ("environment_file",)) for step in ("preflight", "install", "label")],
         )
-        cluster = cluster_from(self.arguments, task_vars)
         step: Callable[[Operator], dict[str, Any]] = getattr(self, f"step_{self.arguments['step']}")
-        try:
+        with the_cluster(self.arguments, task_vars) as cluster:
             file = self.arguments["environment_file"]
             wanted = environment.load(file) if file else None
             return step(Operator(cluster, wanted, read_values(self.arguments["values"]), say))
-        except Refused as error:
-            raise failure(error) from None
-        except ApiError as error:
-            raise failure(refuse(error.message, path=f"cluster {cluster.place.name}")) from None
 
     def step_preflight(self, operator: Operator) -> dict[str, Any]:
         path = self.arguments["bundle"]

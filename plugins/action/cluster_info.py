@@ -11,13 +11,11 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import observe, records
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, cluster_from
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, the_cluster
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.session import Cluster, Part
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -42,14 +40,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             required_together=[("run", "phase"), ("environment_file", "record")],
             required_if=[("phase", "before", ("ring",)), ("phase", "end", ("ring",))],
         )
-        try:
-            cluster = cluster_from(arguments, task_vars)
+        with the_cluster(arguments, task_vars) as cluster:
             nodes = self._rollout(cluster, arguments) if arguments["run"] else self._look(cluster, arguments)
-        except Refused as error:
-            raise failure(error) from None
-        except ApiError as error:
-            raise failure(refuse(error.message, path=f"cluster {task_vars['inventory_hostname']}")) from None
-        return {"changed": False, "nodes": nodes, "requests": cluster.api.requests}
+            return {"changed": False, "nodes": nodes, "requests": cluster.api.requests}
 
     @staticmethod
     def _rollout(cluster: Cluster, arguments: dict[str, Any]) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, session, values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, cluster_from
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, the_cluster
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
@@ -42,13 +42,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 ("step", "release", ("run",)),
             ],
         )
-        cluster = cluster_from(arguments, task_vars)
-        try:
+        with the_cluster(arguments, task_vars) as cluster:
             return self._preview(cluster, arguments) if arguments["step"] == "preview" else self._step(cluster, arguments)
-        except Refused as error:
-            raise failure(error) from None
-        except ApiError as error:
-            raise failure(refuse(error.message, path=f"cluster {cluster.place.name}")) from None
 
     def _step(self, cluster: session.Cluster, arguments: dict[str, Any]) -> dict[str, Any]:
         run, step, ring = Run(arguments["run"]), arguments["step"], arguments["ring"]

@@ -10,11 +10,9 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import look, truth
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, cluster_from
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, the_cluster
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -25,18 +23,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _validation, arguments = self.validate_argument_spec({**ARGUMENTS, "environment_file": {"type": "path", "required": True}})
-        cluster = cluster_from(arguments, task_vars)
-        name = cluster.place.name
-        try:
-            rings = {}
+        rings = {}
+        with the_cluster(arguments, task_vars) as cluster:
             for one in look.truths(cluster.api, cluster.rings(environment.load(arguments["environment_file"]))):
                 if not self._task.check_mode:
                     truth.publish(cluster.api, one)
                 rings[one["ring"]] = one
                 why = f": {one['reason']}" if one["reason"] else ""
-                say(f"  {name} {one['ring']}: {one['verdict']}, {one['ready']} of {one['nodes']} nodes{why}")
-        except Refused as error:
-            raise failure(error) from None
-        except ApiError as error:
-            raise failure(refuse(error.message, path=f"cluster {name}")) from None
+                say(f"  {cluster.place.name} {one['ring']}: {one['verdict']}, {one['ready']} of {one['nodes']} nodes{why}")
         return {"changed": bool(rings), "rings": rings}

@@ -1,15 +1,18 @@
 # Copyright (c) Apiary contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The options that every module about clusters has, and the cluster that they and the inventory name."""
+"""What the action plugins about clusters share: their options, the cluster that these and the inventory name, its errors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Place
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError, Place
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.session import Cluster
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
 ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "context": {"type": "str", "default": ""},
@@ -22,8 +25,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def cluster_from(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Cluster:
-    """The inventory host as a cluster."""
+@contextlib.contextmanager
+def the_cluster(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> Iterator[Cluster]:
+    """The inventory host as a cluster. What is refused, here or by its API server, is the failure of the task."""
     place = Place(
         name=str(task_vars["inventory_hostname"]),
         context=arguments["context"],
@@ -31,4 +35,9 @@ def cluster_from(arguments: Mapping[str, Any], task_vars: Mapping[str, Any]) -> 
         namespace=arguments["namespace"],
         release=arguments["release"],
     )
-    return Cluster(place, tuple(task_vars["group_names"]), arguments["helm"], arguments["stall"], arguments["digests"])
+    try:
+        yield Cluster(place, tuple(task_vars["group_names"]), arguments["helm"], arguments["stall"], arguments["digests"])
+    except Refused as error:
+        raise failure(error) from None
+    except ApiError as error:
+        raise failure(refuse(error.message, path=f"cluster {place.name}")) from None
