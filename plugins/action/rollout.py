@@ -19,7 +19,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import gates, report
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Request, Run, find_target
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import cluster_of
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, few
 
 _TICK = 30.0
 MAX_NAMED = 20
@@ -122,7 +122,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             last.update(dict.fromkeys(part, index))
         if plan.left_out:
             named = [f"{host} ({why})" for host, why in sorted(plan.left_out.items())]
-            say(f"  left out: {', '.join(named[:MAX_NAMED])}" + (f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""))
+            say(f"  left out: {few(named, MAX_NAMED)}")
         return {"order": [ring.name for ring in plan.rings], "rings": rings, "last": last}
 
     def step_ring(self) -> dict[str, Any]:
@@ -176,8 +176,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 f"halted at ring {ring}: the gate is inconclusive: {reason}. Mend that and run again: it goes on at this ring."
             )
-        more = f" and {len(stuck) - MAX_NAMED} more" if len(stuck) > MAX_NAMED else ""
-        where = f"; NOT back: {', '.join(stuck[:MAX_NAMED])}{more}" if stuck else "; every changed host is back on the previous bundle"
+        where = f"; NOT back: {few(stuck, MAX_NAMED)}" if stuck else "; every changed host is back on the previous bundle"
         raise AnsibleActionFail(f"halted at ring {ring}: {reason}{where}")
 
     def step_finish(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -35,6 +35,12 @@ class Refused(Exception):
 def refuse(message: str, *, file: str = "", line: int = 0, path: str = "") -> Refused:
     """A refusal with a single problem."""
     return Refused([Problem(file, line, path, message)])
+
+
+def few(words: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first of many words, and how many more there are."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + more
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment, Ring
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL, cluster_of, is_node
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, few
 
 MAX_NAMED = 5
 Cell = tuple[str, str, str]
@@ -112,13 +112,12 @@ def plan_rings(environment: Environment, members: Iterable[Member]) -> Plan:
     fleet = sorted((member for member in everyone if not member.trouble), key=lambda member: order(environment.name, member.name))
     allowed = budget(environment.gates.unreachable, len(everyone))
     if len(left_out) > allowed:
-        named = "; ".join(f"{host}: {why}" for host, why in sorted(left_out.items())[:MAX_NAMED])
+        named = few([f"{host}: {why}" for host, why in sorted(left_out.items())], separator="; ")
         raise Refused(
             [
                 environment.document.problem(
                     ("gates", "unreachable"),
-                    f"{len(left_out)} of {len(everyone)} hosts cannot take part and {allowed} may be missing: "
-                    f"{named}{_more(len(left_out))}",
+                    f"{len(left_out)} of {len(everyone)} hosts cannot take part and {allowed} may be missing: {named}",
                 )
             ]
         )
@@ -183,11 +182,9 @@ def _choose(environment: Environment, fleet: Sequence[Member]) -> list[list[Memb
                 where = f"it selects no node; label nodes with {LABEL}={ring.name}, as the playbook apiary.tetragon.cluster_label does"
             problems.append(environment.document.problem(("rings", index), f"ring {ring.name!r} is empty: {where}"))
     if free:
-        named = ", ".join(member.name for member in free[:MAX_NAMED])
+        named = few([member.name for member in free])
         problems.append(
-            environment.document.problem(
-                ("rings",), f"{len(free)} hosts are in no ring: {named}{_more(len(free))}; let the last ring take the rest"
-            )
+            environment.document.problem(("rings",), f"{len(free)} hosts are in no ring: {named}; let the last ring take the rest")
         )
     missed = [cell for cell in cells if cell not in {member.cell for member in chosen[0]}]
     if missed and chosen[0]:
@@ -218,7 +215,3 @@ def _take(ring: Ring, free: Sequence[Member], total: int, cells: Sequence[Cell])
     names = {member.name for member in picked}
     others = [member for member in free if member.name not in names]
     return picked + others[: max(0, count(ring.take, total) - len(picked))]
-
-
-def _more(total: int) -> str:
-    return f" and {total - MAX_NAMED} more" if total > MAX_NAMED else ""

@@ -30,7 +30,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger impor
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.rings import Member, Plan, RingPlan, budget, cell_of, plan_rings
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import records
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP, cluster_of, is_node, rings_of
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Problem, Refused, few, refuse
 
 MAX_NAMED = 5
 MAX_POINTS = 50
@@ -218,7 +218,7 @@ class Run:
         begun = set(self.attempted(ring))
         lost = [host for host in hosts if host in begun and self.observation(ring, "start", host) is None]
         allowed = budget(self.environment.gates.unreachable, len(self.ring(ring).hosts))
-        return f"{len(lost)} host(s) lost and {allowed} may be: {_named(lost)}" if len(lost) > allowed else ""
+        return f"{len(lost)} host(s) lost and {allowed} may be: {few(sorted(lost))}" if len(lost) > allowed else ""
 
     def judge(self, ring: str) -> gates.Verdict:
         """The gate's verdict over a ring, recorded with its readings; one that failed already stands."""
@@ -513,7 +513,7 @@ class Run:
                         problems.setdefault((policy["reference"], lacks), []).append(host)
         if problems:
             raise Refused(
-                Problem(self.environment.file, 0, subject, f"{_named(hosts)} {text}: change the policy, its where, or the hosts")
+                Problem(self.environment.file, 0, subject, f"{few(sorted(hosts))} {text}: change the policy, its where, or the hosts")
                 for (subject, text), hosts in sorted(problems.items())
             )
 
@@ -547,11 +547,6 @@ def _telling(readings: Iterable[gates.Reading]) -> list[gates.Reading]:
     for group in passed.values():
         kept += heapq.nlargest(MAX_POINTS, group, key=lambda one: one.value or 0.0)
     return kept
-
-
-def _named(hosts: Sequence[str]) -> str:
-    more = f" and {len(hosts) - MAX_NAMED} more" if len(hosts) > MAX_NAMED else ""
-    return ", ".join(sorted(hosts)[:MAX_NAMED]) + more
 
 
 def _bundle_path(request: Request, name: str, digest: str) -> str:

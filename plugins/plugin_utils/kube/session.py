@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node, check_overlap, cluster_of, is_node, rings_of
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, few, refuse
 
 MAX_NAMED = 3
 # Seconds for which what was seen of a node at the start of a run stands for what it was before its ring.
@@ -99,7 +99,7 @@ class Part:
         self._try(release)
         strays = sorted(node.name for node in nodes.values() if node.named and node.named not in self.rings)
         if strays:
-            self.tell(f"{_few(strays)}: labelled with a ring that the environment does not give it, so in ring {self.rings[-1]}")
+            self.tell(f"{few(strays, MAX_NAMED)}: labelled with a ring that the environment does not give it, so in ring {self.rings[-1]}")
         self._record(self.run.directory / "fleet", observe.survey(api, nodes.values(), pods, ask=observe.asker(api)))
         return len(nodes)
 
@@ -264,7 +264,3 @@ def fail_nodes(run: Run, cluster: str, ring: str, phase: str, error: Refused) ->
         return
     planned = [member.partition("/")[2] for member in run.ring(ring).hosts if is_node(member) and cluster_of(member) == cluster]
     records.write(path, {node: {"ring": ring, "failed": str(error)} for node in planned})
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
