@@ -9,9 +9,20 @@ import http.client
 import math
 import re
 import urllib.request
-from typing import Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 PREFIX = "tetragon_"
+# What an observation counts, by the agent's names without their prefix.
+COUNTERS = {
+    "bpf_missed_events_total": "events_missed",
+    "observer_ringbuf_events_lost_total": "events_lost_ringbuf",
+    "observer_ringbuf_queue_events_lost_total": "events_lost_queue",
+    "notify_overflowed_events_total": "events_overflowed",
+    "missed_prog_probes_total": "probes_missed",
+    "missed_link_probes_total": "probes_missed",
+    "events_exported_total": "events_exported",
+    "events_exported_bytes_total": "bytes_exported",
+}
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+\d+)?$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
@@ -56,6 +67,15 @@ def every(text: str, *prefixes: str) -> Iterator[Tuple[str, Dict[str, str], floa
             if not math.isfinite(value):
                 raise MetricsError("{0} is {1}; needed: a number".format(match.group(1), match.group(3)))
             yield match.group(1), dict(_LABEL.findall(match.group(2) or "")), value
+
+
+def counts(text: str) -> Dict[str, Any]:
+    """The counters of an observation. Raises as ``every`` does."""
+    found: Dict[str, float] = dict.fromkeys(COUNTERS.values(), 0.0)
+    for metric, _labels, value in samples(text):
+        if metric in COUNTERS:
+            found[COUNTERS[metric]] += value
+    return {**found, "policy_events": by_label(text, "policy_events_total", "policy")}
 
 
 def total(text: str, name: str) -> float:

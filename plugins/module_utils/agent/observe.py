@@ -263,23 +263,10 @@ def _counters(agent: Dict[str, Any], problems: List[str]) -> Optional[Dict[str, 
             problems.append("counters: the agent serves no metrics; set its flag metrics-server, for example to 127.0.0.1:2112")
         return None
     try:
-        return _counts(metrics.fetch(address))
+        return metrics.counts(metrics.fetch(address))
     except metrics.MetricsError as error:
         problems.append("counters: {0}".format(error))
         return None
-
-
-def _counts(page: str) -> Dict[str, Any]:
-    return {
-        "events_missed": metrics.total(page, "bpf_missed_events_total"),
-        "events_lost_ringbuf": metrics.total(page, "observer_ringbuf_events_lost_total"),
-        "events_lost_queue": metrics.total(page, "observer_ringbuf_queue_events_lost_total"),
-        "events_overflowed": metrics.total(page, "notify_overflowed_events_total"),
-        "probes_missed": metrics.total(page, "missed_prog_probes_total") + metrics.total(page, "missed_link_probes_total"),
-        "events_exported": metrics.total(page, "events_exported_total"),
-        "bytes_exported": metrics.total(page, "events_exported_bytes_total"),
-        "policy_events": metrics.by_label(page, "policy_events_total", "policy"),
-    }
 
 
 def _bundle(state: StateFile, problems: List[str]) -> Optional[Dict[str, Any]]:

@@ -162,21 +162,9 @@ class Page:
     totals: Mapping[str, float]
 
 
-_TOTALS = {
-    "bpf_missed_events_total": "events_missed",
-    "observer_ringbuf_events_lost_total": "events_lost_ringbuf",
-    "observer_ringbuf_queue_events_lost_total": "events_lost_queue",
-    "notify_overflowed_events_total": "events_overflowed",
-    "missed_prog_probes_total": "probes_missed",
-    "missed_link_probes_total": "probes_missed",
-    "events_exported_total": "events_exported",
-    "events_exported_bytes_total": "bytes_exported",
-}
-
-
 def read_page(text: str) -> Page:
     """Raises MetricsError for a page that is not an agent's."""
-    totals = dict.fromkeys(_TOTALS.values(), 0.0)
+    totals = dict.fromkeys(metrics.COUNTERS.values(), 0.0)
     states: dict[str, int] = {}
     loaded: dict[tuple[str, str], int] = {}
     events: dict[str, float] = {}
@@ -184,8 +172,8 @@ def read_page(text: str) -> Page:
     version = ""
     for name, labels, value in metrics.every(text, metrics.PREFIX, "process_"):
         own = name.removeprefix(metrics.PREFIX)
-        if own in _TOTALS:
-            totals[_TOTALS[own]] += value
+        if own in metrics.COUNTERS:
+            totals[metrics.COUNTERS[own]] += value
         elif own == "policy_events_total":
             events[labels.get("policy", "")] = events.get(labels.get("policy", ""), 0.0) + value
         elif own == "tracingpolicy_loaded":
@@ -319,6 +307,7 @@ def _policy(
             "mode": mode,
             "error": error,
             "replaced": [],
+            "stale_overrides": None,
             "posted": posted,
             "enforced": enforced,
             "would_enforce": would,

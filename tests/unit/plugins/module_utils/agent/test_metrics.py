@@ -89,3 +89,16 @@ def test_a_page_of_something_else_is_an_error_and_not_an_agent_that_lost_nothing
 def test_a_page_that_cannot_be_fetched_is_an_error_that_names_it(address):
     with pytest.raises(metrics.MetricsError, match=r"http://.*/metrics: "):
         metrics.fetch(address, timeout=1)
+
+
+def test_what_an_observation_counts_is_read_from_the_page():
+    assert metrics.counts(PAGE + "tetragon_missed_prog_probes_total 2\ntetragon_missed_link_probes_total 3\n") == {
+        "events_missed": 61.0,
+        "events_lost_ringbuf": 0.0,
+        "events_lost_queue": 0.0,
+        "events_overflowed": 0.0,
+        "probes_missed": 5.0,
+        "events_exported": 905.0,
+        "bytes_exported": 307200.0,
+        "policy_events": {"kpfd": 33.0, "seco": 4.0},
+    }
