@@ -30,14 +30,13 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import argocd
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import rings as kube_rings
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import values as kube_values
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import BUNDLE, KIND
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL as RING
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import refuse
 
 # The first line of every file of ours that says what it is; policies and scripts are to the byte what agents get.
 OWN = "# Written by apiary.tetragon.gitops: "
 KUSTOMIZATION = "kustomization.yaml"
-RING = kube_rings.LABEL
-KIND = "apiary.dev/kind"
-BUNDLE = "apiary.dev/bundle"
 _HEAD = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 _LINE = re.compile(r"""^ *- (["']?)\.\./\.\./bundles/(?P<bundle>[^/\s]+)/(?P<ring>[-a-z0-9]+)\1 *(#.*)?$""", re.MULTILINE)
 _CLUSTER = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")

@@ -73,6 +73,7 @@ class Api:
         self.place = place
         self.patience = patience
         self.requests = 0
+        self._kinds: dict[str, list[dict[str, Any]]] = {}
         self._reached = False
         self._guard = threading.Lock()
         self._client = self._connect()
@@ -124,6 +125,12 @@ class Api:
             if error.status == 404:
                 return None
             raise
+
+    def kinds(self, root: str) -> list[dict[str, Any]]:
+        """The resources of a group and version, whose path is ``root``; read once."""
+        if root not in self._kinds:
+            self._kinds[root] = self.get(root)["resources"]
+        return self._kinds[root]
 
     def items(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page. A list that changed too much to be continued is read again from its start."""

@@ -229,7 +229,7 @@ def resource_path(api: Api, document: Document) -> str:
     group, kind = document["apiVersion"], document["kind"]
     root = f"/api/{group}" if "/" not in group else f"/apis/{group}"
     try:
-        known = next((one for one in _resources(api, root) if one["kind"] == kind and "/" not in one["name"]), None)
+        known = next((one for one in api.kinds(root) if one["kind"] == kind and "/" not in one["name"]), None)
     except ApiError as error:
         if error.status != 404:
             raise
@@ -243,10 +243,3 @@ def resource_path(api: Api, document: Document) -> str:
     metadata = document["metadata"]
     space = f"/namespaces/{metadata.get('namespace') or api.place.namespace}" if known["namespaced"] else ""
     return f"{root}{space}/{known['name']}/{metadata['name']}"
-
-
-def _resources(api: Api, root: str) -> list[dict[str, Any]]:
-    cache: dict[str, list[dict[str, Any]]] = api.__dict__.setdefault("_kinds", {})
-    if root not in cache:
-        cache[root] = api.get(root)["resources"]
-    return cache[root]

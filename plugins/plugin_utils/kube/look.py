@@ -32,8 +32,7 @@ def truths(api: Api, rings: Sequence[str]) -> Iterator[dict[str, Any]]:
         counted = change.tally(members, pods, wanted)
         late = {**counted.waiting, **counted.failing}
         found = {node.name: {"ring": ring, "held": late[node.name]} if node.name in late else seen[node.name] for node in members}
-        name = next((one for one in wanted[1] if one.startswith(f"{place.fullname}-policies-")), "")
-        expected = [{"loaded": one.name, "mode": one.mode} for one in sets.policies(name)]
-        digest = (daemonset["metadata"].get("annotations") or {}).get("apiary.dev/bundle", "")
+        policies = sets.policies(observe.config_map(wanted, place.fullname, "policies"))
+        expected = [{"loaded": one.name, "mode": one.mode} for one in policies]
         verdict, reason = (truth.HEALTHY, "") if counted.done else (truth.PROGRESSING, str(counted))
-        yield truth.of_ring(ring, digest, expected, found, verdict, reason)
+        yield truth.of_ring(ring, observe.bundle_of(daemonset), expected, found, verdict, reason)

@@ -22,7 +22,7 @@ import yaml
 
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent import metrics, observe, tetra
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import THREADS, Api, ApiError
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL, Node, Owner, read_node
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import BUNDLE, LABEL, Node, Owner, read_node
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.render import MODE_OPTION
 
 CONTAINER, PORT = "tetragon", 2112
@@ -54,7 +54,12 @@ class Pod:
 
     def config_map(self, fullname: str, kind: str) -> str:
         """The name of its ConfigMap of a kind, ``policies`` or ``config``; empty when it has none."""
-        return next((name for name in self.signature[1] if name.startswith(f"{fullname}-{kind}-")), "")
+        return config_map(self.signature, fullname, kind)
+
+
+def config_map(signature: Signature, fullname: str, kind: str) -> str:
+    """The name of the ConfigMap of a kind that makes part of a signature; empty when none does."""
+    return next((name for name in signature[1] if name.startswith(f"{fullname}-{kind}-")), "")
 
 
 def signature_of(spec: Mapping[str, Any]) -> Signature:
@@ -360,9 +365,12 @@ def digests(api: Api) -> dict[str, str]:
     """The bundle of each ring, as its DaemonSet is marked."""
     selector = f"{AGENTS},app.kubernetes.io/instance={api.place.release}"
     found = api.items(api.place.path("apps/v1", "daemonsets"), labelSelector=selector)
-    return {
-        one["metadata"]["labels"].get(LABEL, ""): (one["metadata"].get("annotations") or {}).get("apiary.dev/bundle", "") for one in found
-    }
+    return {one["metadata"]["labels"].get(LABEL, ""): bundle_of(one) for one in found}
+
+
+def bundle_of(daemon_set: Mapping[str, Any]) -> str:
+    """The digest of the bundle that a DaemonSet was given; empty for none."""
+    return str((daemon_set["metadata"].get("annotations") or {}).get(BUNDLE, ""))
 
 
 def survey(

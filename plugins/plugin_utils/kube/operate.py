@@ -23,7 +23,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import MERGE, THREADS, ApiError
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.label import draw
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL, check_overlap
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import KIND, LABEL, check_overlap
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.session import Cluster, Tell
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
@@ -305,7 +305,7 @@ class Operator:
     def _kept(self, kind: str) -> list[str]:
         """Names of our ConfigMaps of a kind."""
         place = self.cluster.place
-        found = self.cluster.api.items(place.path("v1", "configmaps"), labelSelector=f"apiary.dev/kind={kind}")
+        found = self.cluster.api.items(place.path("v1", "configmaps"), labelSelector=f"{KIND}={kind}")
         names = (str(one["metadata"]["name"]) for one in found)
         return [name for name in names if name.startswith(f"{place.fullname}-")]
 
@@ -317,7 +317,7 @@ class Operator:
         document = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self._removal(), "labels": {"apiary.dev/kind": "removal"}},
+            "metadata": {"name": self._removal(), "labels": {KIND: "removal"}},
             "data": {"removal.json": json.dumps(kept)},
         }
         self.cluster.api.apply(self.cluster.place.path("v1", "configmaps", self._removal()), document)
@@ -361,7 +361,7 @@ class Operator:
         end = time.monotonic() + self.cluster.timeout
         known = {str(job["metadata"]["name"]): node for node, job in jobs.items()}
         while True:
-            done = {one["metadata"]["name"]: one.get("status", {}) for one in api.items(path, labelSelector="apiary.dev/kind=clean")}
+            done = {one["metadata"]["name"]: one.get("status", {}) for one in api.items(path, labelSelector=f"{KIND}=clean")}
             failed = [node for name, node in known.items() if done.get(name, {}).get("failed")]
             waiting = [node for name, node in known.items() if not done.get(name, {}).get("succeeded") and node not in failed]
             self._say(f"{len(known) - len(waiting) - len(failed)} of {len(known)} nodes are clean")
@@ -395,11 +395,11 @@ def _job(fullname: str, node: str, kept: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": f"{fullname}-clean-{hashlib.sha256(node.encode()).hexdigest()[:12]}", "labels": {"apiary.dev/kind": "clean"}},
+        "metadata": {"name": f"{fullname}-clean-{hashlib.sha256(node.encode()).hexdigest()[:12]}", "labels": {KIND: "clean"}},
         "spec": {
             "backoffLimit": 0,
             "template": {
-                "metadata": {"labels": {"apiary.dev/kind": "clean"}},
+                "metadata": {"labels": {KIND: "clean"}},
                 "spec": {
                     "restartPolicy": "Never",
                     "nodeName": node,

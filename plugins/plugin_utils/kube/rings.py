@@ -19,6 +19,9 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Pr
 
 GROUP = "apiary_clusters"
 LABEL = "apiary.dev/ring"
+# What an object of the release is (policies, truth, ...), and the bundle that a DaemonSet was given.
+KIND = "apiary.dev/kind"
+BUNDLE = "apiary.dev/bundle"
 MAX_NAMED = 5
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Conditions of a Node that are good when they are true; all others name a trouble.

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import now
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.records import Record
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import LABEL
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import KIND, LABEL
 
 FORMAT = "apiary.dev/truth/1"
 HEALTHY, PROGRESSING, DEGRADED = "healthy", "progressing", "degraded"
@@ -80,7 +80,7 @@ def publish(api: Api, truth: Mapping[str, Any]) -> None:
         "kind": "ConfigMap",
         "metadata": {
             "name": name_of(api, ring),
-            "labels": {LABEL: ring, "apiary.dev/kind": "truth"},
+            "labels": {LABEL: ring, KIND: "truth"},
             "annotations": {"apiary.dev/verdict": truth["verdict"]},
         },
         "data": {"truth.json": json.dumps(truth, sort_keys=True)},

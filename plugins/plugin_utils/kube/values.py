@@ -54,8 +54,13 @@ def with_bundle(
         "agentVersion": version,
         "policies": files,
         "bundle": bundle.digest if bundle else "",
-        "maxSurge": int(batch) if batch.isdigit() else batch,
+        "maxSurge": _surge(batch),
     }
+
+
+def _surge(batch: str) -> int | str:
+    """A ring's batch as Kubernetes takes it: a number, or a share such as ``25%``."""
+    return int(batch) if batch.isdigit() else batch
 
 
 def ring_entry(values: Values, ring: str) -> dict[str, Any] | None:
@@ -84,7 +89,7 @@ def for_install(base: Values, former: Values, rings: Mapping[str, str], agent_ve
         had: Values = ring_entry(former, name) or {"agentVersion": agent_version, "policies": {}, "bundle": ""}
         given: Values = ring_entry(base, name) or {}
         kept = {key: had[key] for key in ("agentVersion", "policies", "bundle") if key in had}
-        entries.append({"name": name, **given, **kept, "maxSurge": int(batch) if batch.isdigit() else batch})
+        entries.append({"name": name, **given, **kept, "maxSurge": _surge(batch)})
     return {**common, "library": {**common.get("library", {}), "enabled": False}, "rings": entries}
 
 
