@@ -13,7 +13,6 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, env
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Run
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, session, values
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.arguments import ARGUMENTS, the_cluster
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import ApiError
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
@@ -68,14 +67,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         chosen = bundle.read(arguments["bundle"]) if arguments["bundle"] else None
         session.check_bundle(wanted, chosen)
         release = change.installed(cluster.api, cluster.helm, cluster.rings(wanted), recover=False)
-        batches = {ring.name: ring.batch for ring in wanted.rings}
-        after = [
-            values.with_bundle(entry, chosen, cluster.groups, batches[entry["name"]], cluster.digests) for entry in release.values["rings"]
-        ]
-        proposed: dict[str, Any] = dict(release.values)
-        for entry in after:
-            proposed = values.with_ring(proposed, entry)
-        helms.dry_run(cluster.api, cluster.helm.render(proposed), cluster.helm.manifest())
+        after = session.try_change(cluster, wanted, release, chosen)
         diff = [
             {
                 "before_header": f"{cluster.place.name} ring {new['name']}",

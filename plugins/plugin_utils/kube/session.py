@@ -69,6 +69,31 @@ def check_bundle(environment: environments.Environment, chosen: bundles.Bundle |
         )
 
 
+def entry_of(
+    cluster: Cluster, environment: environments.Environment, entry: Mapping[str, Any], chosen: bundles.Bundle | None
+) -> dict[str, Any]:
+    """A ring's values with what a bundle has for this cluster."""
+    batch = next(ring.batch for ring in environment.rings if ring.name == entry["name"])
+    return values.with_bundle(entry, chosen, cluster.groups, batch, cluster.digests)
+
+
+def try_change(
+    cluster: Cluster, environment: environments.Environment, release: helms.Release, chosen: bundles.Bundle | None
+) -> list[dict[str, Any]]:
+    """Every ring's values after a whole change, which is tried and not made. Raises Refused when it could not be, ring by ring."""
+    helm = cluster.helm
+    deployed = helm.manifest()
+    wanted = dict(release.values)
+    entries = [entry_of(cluster, environment, entry, chosen) for entry in release.values["rings"]]
+    others = values.touched(helm.render(values.with_ring(wanted, entries[0])), deployed, entries[0]["name"])
+    if others:
+        raise change.other_chart(cluster.place.name, others)
+    for entry in entries:
+        wanted = values.with_ring(wanted, entry)
+    helms.dry_run(cluster.api, helm.render(wanted), deployed)
+    return entries
+
+
 class Part:
     """A cluster in one run."""
 
@@ -96,7 +121,7 @@ class Part:
         nodes = observe.nodes(api, self.rings)
         pods = observe.pods(api)
         check_overlap(self.name, {node: [pod.owner for pod in found if not pod.ending] for node, found in pods.items()})
-        self._try(release)
+        try_change(cluster, self.run.environment, release, self.run.bundle)
         strays = sorted(node.name for node in nodes.values() if node.named and node.named not in self.rings)
         if strays:
             self.tell(f"{few(strays, MAX_NAMED)}: labelled with a ring that the environment does not give it, so in ring {self.rings[-1]}")
@@ -155,7 +180,7 @@ class Part:
         verdict = self.run.verdict(ring)
         reason = verdict.reasons[0] if verdict.reasons else ""
         went_back = verdict.status == gates.FAIL
-        found = (self.run.nodes(ring, "back" if went_back else "end", self.name) or {}) if self._has(ring) else {}
+        found = (self.run.nodes(ring, "back" if went_back else "end", self.name) or {}) if ring in self.rings else {}
         mine = {node: record for node, record in found.items() if record["ring"] == ring}
         digest, chosen = self.run.facts["digest"], self.run.bundle
         if went_back:
@@ -169,9 +194,6 @@ class Part:
         lease.release(self.cluster.api, self.run.name)
 
     # --- their parts ------------------------------------------------------------------------------------------------
-
-    def _has(self, ring: str) -> bool:
-        return ring in self.rings
 
     def _former(self, ring: str) -> Path:
         return self.run.directory / "former" / f"{self.name}-{ring}.json"
@@ -188,26 +210,12 @@ class Part:
 
     def _installed(self, ring: str) -> helms.Release:
         self._hold(now=True)
-        if not self._has(ring):
+        if ring not in self.rings:
             raise refuse(f"has no ring {ring}: its rings are {', '.join(self.rings)}", path=f"cluster {self.name}")
         return change.installed(self.cluster.api, self.cluster.helm, self.rings)
 
     def _entry(self, entry: Mapping[str, Any], chosen: bundles.Bundle | None) -> dict[str, Any]:
-        batch = next(ring.batch for ring in self.run.environment.rings if ring.name == entry["name"])
-        return values.with_bundle(entry, chosen, self.cluster.groups, batch, self.cluster.digests)
-
-    def _try(self, release: helms.Release) -> None:
-        """The whole change, and its first ring alone, without making it."""
-        helm, api = self.cluster.helm, self.cluster.api
-        deployed = helm.manifest()
-        wanted = dict(release.values)
-        entries = [self._entry(entry, self.run.bundle) for entry in release.values["rings"]]
-        others = values.touched(helm.render(values.with_ring(wanted, entries[0])), deployed, self.rings[0])
-        if others:
-            raise change.other_chart(self.name, others)
-        for entry in entries:
-            wanted = values.with_ring(wanted, entry)
-        helms.dry_run(api, helm.render(wanted), deployed)
+        return entry_of(self.cluster, self.run.environment, entry, chosen)
 
     def _bring(self, release: helms.Release, entry: Mapping[str, Any]) -> tuple[bool, dict[str, dict[str, Any]]]:
         """Give a ring its values, count its nodes, and observe those that run the set."""
