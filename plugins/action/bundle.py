@@ -14,10 +14,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, env
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import Build, build
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import with_shipped
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused
-
-LIBRARY = Path(__file__).parents[2] / "policies"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -38,7 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         try:
             wanted = environment.load(arguments["environment_file"])
-            built = build(wanted, Library([*arguments["policy_path"], LIBRARY]), Cache(arguments["cache_dir"]))
+            built = build(wanted, with_shipped(arguments["policy_path"]), Cache(arguments["cache_dir"]))
             former = bundle.read(arguments["against"]) if arguments["against"] else None
             target = Path(arguments["directory"]) / built.bundle.name
             changed = not target.exists()

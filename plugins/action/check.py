@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -15,11 +14,9 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy import report as checks
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import with_shipped
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
-
-LIBRARY = Path(__file__).parents[2] / "policies"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -43,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             report = checks.check_environment(
                 environment.load(arguments["environment_file"]),
-                Library([*arguments["policy_path"], LIBRARY]),
+                with_shipped(arguments["policy_path"]),
                 Cache(arguments["cache_dir"]),
                 arguments["mutation_needed"] / 100 if arguments["mutation"] else None,
                 progress=lambda line: say(f"  {line}"),

@@ -15,13 +15,11 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, env
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import build
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops import argocd, helm, layout, tree
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as kube_helm
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import GROUP
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.cache import Cache
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import with_shipped
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
-
-CHART = Path(__file__).parents[2] / "charts" / "apiary"
-LIBRARY = Path(__file__).parents[2] / "policies"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -90,13 +88,13 @@ def _wanted(arguments: Mapping[str, Any], inside: str, wanted: environment.Envir
     if arguments["bundle"]:
         built = bundle.read(arguments["bundle"])
     else:
-        built = build(wanted, Library([*arguments["policy_path"], LIBRARY]), Cache(arguments["cache_dir"])).bundle
+        built = build(wanted, with_shipped(arguments["policy_path"]), Cache(arguments["cache_dir"])).bundle
     if built.environment != wanted.name:
         raise refuse(f"is a bundle of environment {built.environment}, not of {wanted.name}", file=arguments["bundle"])
     rendered = {}
     for cluster in clusters:
         rings = layout.rings_of(cluster, wanted)
-        objects = helm.template(cluster, CHART, layout.values(cluster, rings, built))
+        objects = helm.template(cluster, kube_helm.CHART, layout.values(cluster, rings, built))
         rendered[cluster] = layout.render(cluster, rings, built, objects)
     settings = argocd.Settings(
         repo_url=arguments["repo_url"],

@@ -20,7 +20,7 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import documents, 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.controller import failure, say
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import default_protected
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.kernel import SCHEMA, Kernel, from_data, target
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import FORMS, with_shipped
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.schema import parse_version
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, required
 
@@ -33,7 +33,6 @@ try:
 except Refused as error:
     raise failure(error) from None
 
-LIBRARY = Path(__file__).parents[2] / "policies"
 _PAUSE = 2.0
 
 
@@ -70,7 +69,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 
 def _replay(arguments: Mapping[str, Any], spool: Path) -> dict[str, Any]:
-    library = Library([*arguments["policy_path"], LIBRARY])
+    library = with_shipped(arguments["policy_path"])
     version = parse_version(arguments["agent_version"])
     protected = arguments["protected"]
     if protected is None:

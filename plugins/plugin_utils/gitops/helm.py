@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.gitops.layout import Cluster
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.helm import Document, parse
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import refuse
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-def template(cluster: Cluster, chart: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def template(cluster: Cluster, chart: Path, values: Mapping[str, Any]) -> list[Document]:
     """The objects of a cluster's release: its own values files first, then ``values``. Raises Refused with what Helm says."""
     command = [cluster.helm, "template", cluster.release, str(chart), "--namespace", cluster.namespace]
     command += ["--kube-version", cluster.kube_version, "--no-hooks"]
@@ -32,4 +29,4 @@ def template(cluster: Cluster, chart: Path, values: Mapping[str, Any]) -> list[d
         ) from None
     if run.returncode:
         raise refuse(f"the chart cannot be rendered for cluster {cluster.name}: {run.stderr.strip()}", file=str(chart))
-    return [document for document in yaml.load_all(run.stdout, _Loader) if document]
+    return list(parse(run.stdout))

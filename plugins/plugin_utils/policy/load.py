@@ -22,6 +22,7 @@ SEVERITIES = ("critical", "high", "medium", "low")
 MATURITIES = ("stable", "incubating", "sandbox", "deprecated")
 FORMS = ("host", "cluster")
 MACROS = "_macros"
+SHIPPED = Path(__file__).parents[3] / "policies"
 # A loaded policy is named <name>-<8 hex digits>, and the agent takes names of at most 63 characters (DNS label).
 NAME = re.compile(r"^[a-z0-9](?:[-a-z0-9]{0,46}[a-z0-9])?$")
 TRIGGERS = ("open", "write", "connect", "exec", "exec-memory", "call")
@@ -264,6 +265,11 @@ class Library:
             template=source,
             macros=self.macros,
         )
+
+
+def with_shipped(policy_path: Sequence[str | Path]) -> Library:
+    """The policies in these directories, and after them those that the collection ships. Raises Refused."""
+    return Library([*policy_path, SHIPPED])
 
 
 def _allowance_problems(document: documents.Document) -> list[Problem]:
