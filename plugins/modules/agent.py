@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: agent
 short_description: Hand over from a running Tetragon agent to another version or configuration
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -23,6 +23,7 @@ description:
     are kept; its configuration is moved to C(/var/lib/apiary/adopted).
 extends_documentation_fragment:
   - apiary.tetragon.unit
+  - apiary.tetragon.attributes
 options:
   version:
     description:
@@ -59,12 +60,10 @@ options:
     default: 120
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - Says what would be done, and why.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
 seealso:
   - module: apiary.tetragon.install

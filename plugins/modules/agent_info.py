@@ -19,6 +19,8 @@ description:
     RV(observation.problems) says why.
 extends_documentation_fragment:
   - apiary.tetragon.agent
+  - apiary.tetragon.attributes
+  - apiary.tetragon.attributes.agent
 options:
   failed_units:
     description:
@@ -39,18 +41,11 @@ options:
     default: []
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
     details:
       - Changes nothing.
-  action_group:
-    description: Use C(group/apiary.tetragon.agent) in C(module_defaults) to set defaults for this module.
-    support: full
-    membership:
-      - apiary.tetragon.agent
 """
 
 EXAMPLES = r"""

@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - apiary.tetragon.library
   - apiary.tetragon.library.environment
+  - apiary.tetragon.attributes
 options:
   directory:
     description:
@@ -32,10 +33,8 @@ options:
     type: path
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
     details:
       - RV(changes) says what changed against O(against).

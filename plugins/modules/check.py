@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - apiary.tetragon.library
   - apiary.tetragon.library.environment
   - apiary.tetragon.reports
+  - apiary.tetragon.attributes
 options:
   mutation:
     description:
@@ -43,12 +44,10 @@ options:
     type: str
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - It changes nothing; the reports are written in check mode too.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 seealso:
   - module: apiary.tetragon.bundle

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cluster
 short_description: The release on a Kubernetes cluster
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -46,14 +46,13 @@ options:
     default: ''
 extends_documentation_fragment:
   - apiary.tetragon.cluster
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - At V(install) the API server tries every object.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: partial
     details:
       - V(install) returns the values, V(label) the labels.

@@ -49,12 +49,11 @@ options:
     default: ''
 extends_documentation_fragment:
   - apiary.tetragon.cluster
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 """
 

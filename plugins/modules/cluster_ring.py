@@ -52,14 +52,13 @@ options:
     default: ''
 extends_documentation_fragment:
   - apiary.tetragon.cluster
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: partial
     details:
       - O(step=preview) changes nothing in either mode; the role skips the other steps in check mode.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: partial
     details:
       - O(step=preview) returns the agent's version and the policies of every ring that would change.

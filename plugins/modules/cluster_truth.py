@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: cluster_truth
 short_description: Publish what the rings of a cluster run
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -26,12 +26,11 @@ options:
     required: true
 extends_documentation_fragment:
   - apiary.tetragon.cluster
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 seealso:
   - module: apiary.tetragon.gitops

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: drill
 short_description: Prove on a live host that its policies keep enforcing without their agent
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -70,14 +70,14 @@ options:
     description:
       - Directory B(on the controller) that gets C(drill-HOST.json) and C(drill-HOST.html) in V(finish).
     type: path
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - Says how each policy would be proved, and what the agent would be put through.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 """
 

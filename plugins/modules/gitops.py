@@ -95,12 +95,12 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
 seealso:
   - module: apiary.tetragon.bundle

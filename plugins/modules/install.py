@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: install
 short_description: Bring the Tetragon agent up on a host where none runs
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -22,6 +22,7 @@ description:
   - When the agent does not become ready, the host is left as it was.
 extends_documentation_fragment:
   - apiary.tetragon.unit
+  - apiary.tetragon.attributes
 options:
   version:
     description:
@@ -35,10 +36,8 @@ options:
     default: {}
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
 """
 

@@ -27,6 +27,8 @@ description:
   - Policies that this collection did not load are never touched.
 extends_documentation_fragment:
   - apiary.tetragon.agent
+  - apiary.tetragon.attributes
+  - apiary.tetragon.attributes.agent
 options:
   bundle:
     description:
@@ -50,7 +52,6 @@ options:
         every run warns of it.
     type: bool
     default: false
-    version_added: 0.2.0
   observe:
     description:
       - Observe the host after the change (see M(apiary.tetragon.agent_info)).
@@ -58,18 +59,11 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - On a host without an agent it predicts that every policy would be added, and warns that there is no agent yet.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
-  action_group:
-    description: Use C(group/apiary.tetragon.agent) in C(module_defaults) to set defaults for this module.
-    support: full
-    membership:
-      - apiary.tetragon.agent
 seealso:
   - module: apiary.tetragon.bundle
 """

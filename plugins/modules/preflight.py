@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: preflight
 short_description: Judge whether a host can run Tetragon and enforce its policies
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -48,14 +48,14 @@ options:
       - Only report; a verdict V(fail) is no failure of the task.
     type: bool
     default: false
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - Never changes anything.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
     details:
       - Changes nothing.

@@ -23,6 +23,8 @@ description:
   - What the agent, its client and this collection's own Python do is left out, as recording it would make more of it.
 extends_documentation_fragment:
   - apiary.tetragon.agent
+  - apiary.tetragon.attributes
+  - apiary.tetragon.attributes.agent
 options:
   state:
     description:
@@ -87,16 +89,9 @@ options:
     type: int
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
-  action_group:
-    description: Use C(group/apiary.tetragon.agent) in C(module_defaults) to set defaults for this module.
-    support: full
-    membership:
-      - apiary.tetragon.agent
 seealso:
   - module: apiary.tetragon.replay
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release
 short_description: Put a release of Tetragon on a host, beside the versions that are there
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -66,14 +66,14 @@ options:
       - Bytes that the release takes on the host. Filled by the controller.
     type: int
     default: 0
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - Fetches nothing in check mode; whether a sum is known is checked.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
 """
 

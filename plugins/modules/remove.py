@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: remove
 short_description: Take the Tetragon agent off a host and prove that nothing is left
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - Apiary contributors (@apiary)
 description:
@@ -22,12 +22,12 @@ options:
       - Leave C(/var/log/tetragon) where it is.
     type: bool
     default: false
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: full
 """
 

@@ -23,6 +23,7 @@ description:
 extends_documentation_fragment:
   - apiary.tetragon.library
   - apiary.tetragon.reports
+  - apiary.tetragon.attributes
 options:
   policies:
     description:
@@ -98,12 +99,10 @@ options:
     default: 0
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - It changes nothing; the reports are written in check mode too.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 seealso:
   - module: apiary.tetragon.check

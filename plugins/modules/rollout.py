@@ -78,14 +78,14 @@ options:
     description:
       - Number of the batch in its ring, from 0.
     type: int
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: partial
     details:
       - In check mode V(begin) takes no lock and only says where the rollout leads; the role skips the other steps.
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
 """
 

@@ -40,12 +40,12 @@ options:
       - A file that receives the result as JSON.
     type: path
     required: true
+extends_documentation_fragment:
+  - apiary.tetragon.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Returns details on what has changed when in diff mode.
     support: none
     details:
       - Changes nothing.
