@@ -7,10 +7,9 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Shared by all modules."""
+    """Shared by all modules; ``ACTION_GROUP``: by those that talk to an agent."""
 
     DOCUMENTATION = r"""
-options: {}
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -18,8 +17,7 @@ attributes:
     description: Returns details on what has changed when in diff mode.
 """
 
-    AGENT = r"""
-options: {}
+    ACTION_GROUP = r"""
 attributes:
   action_group:
     description: Use C(group/apiary.tetragon.agent) in C(module_defaults) to set defaults for this module.

@@ -20,7 +20,7 @@ description:
 extends_documentation_fragment:
   - apiary.tetragon.agent
   - apiary.tetragon.attributes
-  - apiary.tetragon.attributes.agent
+  - apiary.tetragon.attributes.action_group
 options:
   failed_units:
     description:

@@ -28,7 +28,7 @@ description:
 extends_documentation_fragment:
   - apiary.tetragon.agent
   - apiary.tetragon.attributes
-  - apiary.tetragon.attributes.agent
+  - apiary.tetragon.attributes.action_group
 options:
   bundle:
     description:
