@@ -136,7 +136,9 @@ def abandoned(paths: Sequence[str]) -> Dict[str, Set[bytes]]:
     policy's map; when it is full, that policy denies nothing, and goes on being listed as enforcing (measured).
     """
     found = {path: {key for key in _keys(path) if not _lives(key)} for path in paths}
-    return {path: keys for path, keys in found.items() if keys}
+    # A thread may have consumed its own and ended between the two looks.
+    left = {path: keys & _keys(path) for path, keys in found.items() if keys}
+    return {path: keys for path, keys in left.items() if keys}
 
 
 def delete(entries: Mapping[str, AbstractSet[bytes]]) -> int:

@@ -124,6 +124,20 @@ def test_entries_of_threads_that_are_gone_are_told_from_those_of_threads_that_li
     assert (count(tasks), bpf.abandoned([tasks]), bpf.delete(found)) == (1, {}, 0)
 
 
+def test_an_entry_that_its_thread_consumed_at_the_end_is_not_taken_for_one_left_behind(bpffs, monkeypatch):
+    tasks = pin_map(bpffs / "override_tasks", HASH, 8, 4, 64)
+    add_entries(tasks, [1, 2])
+
+    def lives(key):
+        if struct.unpack("=Q", key) == (1,):
+            with bpf.PinnedMap(tasks) as opened:
+                opened.delete(key)
+        return False
+
+    monkeypatch.setattr(bpf, "_lives", lives)
+    assert bpf.abandoned([tasks]) == {tasks: {struct.pack("=Q", 2)}}
+
+
 def test_a_map_of_another_shape_has_no_verdicts(bpffs):
     with pytest.raises(bpf.BpfError, match="is no override_tasks map"):
         bpf.abandoned([pin_map(bpffs / "other", HASH, 4, 4, 8)])
