@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 LABELS = {"canary": 2, "early": 6}
 NODES = 20
 PLAIN = "ansible.builtin.default"  # with a recap
-RINGS = [{"name": "canary", "take": 2}, {"name": "early", "take": "30%"}, {"name": "fleet", "take": "rest", "batch": "50%"}]
 NARROWER = {"policy": "network/c2-ranges", "mode": "enforce", "form": "cluster", "values": {"ranges": ["192.0.2.0/25"]}}
 
 
@@ -186,15 +185,10 @@ def test_an_api_server_that_is_killed_in_the_middle_is_waited_for(site: Site) ->
 
 
 def milestones(site: Site, former: set[Path]) -> set[str]:
-    """Everything durable that the newest run after ``former`` has left so far, and the release's revisions."""
-    runs = sorted(set((site.directory / "ledger/runs").glob("*")) - former, key=lambda run: run.stat().st_mtime_ns)
-    if not runs:
-        return set()
-    found = {str(path.relative_to(runs[-1])) for path in runs[-1].rglob("*") if path.suffix in (".json", ".yml")}
-    lines = [json.loads(line) for line in (site.directory / "ledger/ledger.jsonl").read_bytes().split(b"\n")[:-1]]
-    secrets = (one["metadata"] for one in site.get("secrets") if one["metadata"]["name"].startswith("sh.helm.release"))
-    releases = {f"{one['name']} {one['labels']['status']}" for one in secrets}
-    return found | {f"{line['kind']} {line.get('ring', '')}" for line in lines if line["run"] == runs[-1].name} | releases
+    """Everything durable that the newest run after ``former`` has left so far, and once it has, the release's revisions."""
+    found = site.milestones(former)
+    secrets = (one["metadata"] for one in site.get("secrets") if one["metadata"]["name"].startswith("sh.helm.release")) if found else ()
+    return found | {f"{one['name']} {one['labels']['status']}" for one in secrets}
 
 
 def test_a_controller_that_is_killed_anywhere_is_taken_over_by_the_next_run(site: Site) -> None:
@@ -209,7 +203,7 @@ def test_a_controller_that_is_killed_anywhere_is_taken_over_by_the_next_run(site
     )
     chosen = site.bundle(changed)
     command = site.command("rollout", changed, apiary_bundle=chosen)
-    former = set((site.directory / "ledger/runs").glob("*"))
+    former = site.runs()
     known = milestones(site, former)
     kills = 0
     while True:
@@ -397,8 +391,8 @@ def test_what_cannot_work_is_refused_before_anything_changes(site: Site, spoil: 
     path = site.environment()
     chosen = site.bundle(path)
     if spoil == "empty":
-        site.install(site.environment(rings=[{"name": "none", "take": 1}, *RINGS]))
-        path = site.environment(rings=[{"name": "none", "take": 1}, *RINGS])
+        site.install(site.environment(rings=[{"name": "none", "take": 1}, *site.defaults["rings"]]))
+        path = site.environment(rings=[{"name": "none", "take": 1}, *site.defaults["rings"]])
     elif spoil != "release":
         site.install(path)
     if spoil == "context":
@@ -412,7 +406,7 @@ def test_what_cannot_work_is_refused_before_anything_changes(site: Site, spoil: 
     elif spoil == "helm":
         site.write_inventory(apiary_helm="/no/such/helm")
     elif spoil == "rings":
-        path = site.environment(rings=[RINGS[0], {"name": "rest", "take": "rest"}])
+        path = site.environment(rings=[site.defaults["rings"][0], {"name": "rest", "take": "rest"}])
     elif spoil == "two":
         second_release(site)
     elif spoil == "version":

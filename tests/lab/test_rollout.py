@@ -13,19 +13,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-import yaml
 
-from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle, environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.build import build
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import Ledger, progress
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import Library
+from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.ledger import progress
 from fleet import Fleet
+from playbooks import Playbooks
 
 REPOSITORY = Path(__file__).parents[2]
 HOSTS = 3
@@ -43,73 +40,14 @@ RINGS = [{"name": "canary", "take": 1}, {"name": "fleet", "take": "rest", "batch
 GATES = {"bake": "1s", "failed_units": False, "control": 2}
 
 
-@dataclass(frozen=True)
-class Played:
-    """A finished ansible-playbook: exit code and everything it printed."""
+class Controller(Playbooks):
+    """A controller of a few hosts."""
 
-    code: int
-    output: str
-
-
-class Controller:
-    """A controller's working directory: environment files, bundles, ledger, reports."""
+    defaults: ClassVar[Mapping[str, Any]] = {"policies": POLICIES, "rings": RINGS, "gates": GATES}
 
     def __init__(self, directory: Path, fleet: Fleet) -> None:
-        self.directory = directory
+        super().__init__(directory, fleet.inventory)
         self.fleet = fleet
-        self.ledger = Ledger(directory / "ledger")
-
-    def environment(self, name: str = "lab.yml", **changes: Any) -> Path:
-        content = {"name": "lab", "agent_version": "1.7.0", "policies": POLICIES, "rings": RINGS, "gates": GATES, **changes}
-        path = self.directory / name
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        return path
-
-    def bundle(self, path: Path) -> Path:
-        library = Library([REPOSITORY / "tests/lab/policies", REPOSITORY / "policies"])
-        return bundle.write(build(environment.load(path), library).bundle, self.directory / "bundles")
-
-    def command(self, playbook: str, path: Path, *flags: str, **variables: Any) -> list[str]:
-        known = {
-            "apiary_environment": str(path),
-            "apiary_bundle_dir": str(self.directory / "bundles"),
-            "apiary_ledger_dir": str(self.directory / "ledger"),
-            "apiary_report_dir": str(self.directory / "reports"),
-        }
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
-        extra = json.dumps({**known, **variables}, default=str)
-        return [program, f"apiary.tetragon.{playbook}", "-i", str(self.fleet.inventory), "-e", extra, *flags]
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(REPOSITORY / ".build/collections"),
-            "ANSIBLE_STDOUT_CALLBACK": "apiary.tetragon.rings",
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_HOME": str(self.directory / "ansible"),
-        }
-
-    def play(self, playbook: str, path: Path, *flags: str, **variables: Any) -> Played:
-        done = subprocess.run(
-            self.command(playbook, path, *flags, **variables),
-            env=self.variables,
-            cwd=self.directory,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        return Played(done.returncode, done.stdout)
-
-    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a playbook in a session of its own, to be killed with all its children; it writes to ``output``."""
-        with (self.directory / "output").open("wb") as output:
-            return subprocess.Popen(command, env=self.variables, cwd=self.directory, stdout=output, stderr=output, start_new_session=True)
-
-    def rollout(self, path: Path, chosen: Path, *flags: str, **variables: Any) -> Played:
-        return self.play("rollout", path, *flags, apiary_bundle=chosen, **variables)
 
     def modes(self) -> dict[str, dict[str, str]]:
         """What every agent lists: host, policy without revision, mode."""
@@ -117,15 +55,6 @@ class Controller:
             name: {policy.rpartition("-")[0]: one["mode"].removeprefix("TP_MODE_").lower() for policy, one in host.listed().items()}
             for name, host in self.fleet.hosts.items()
         }
-
-    def kinds(self) -> list[str]:
-        return [entry["kind"] for entry in self.ledger.read()]
-
-    def report(self) -> dict[str, Any]:
-        newest = max((self.directory / "reports").glob("rollout-*.json"), key=lambda path: path.stat().st_mtime_ns)
-        content: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
-        assert newest.with_suffix(".html").stat().st_size > 1000
-        return content
 
 
 @pytest.fixture
@@ -502,37 +431,25 @@ def wait_for(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def milestones(ledger: Path, former: set[Path]) -> set[str]:
-    """Everything durable that the newest run after ``former`` has left so far, named without run and host."""
-    runs = sorted(set((ledger / "runs").glob("*")) - former, key=lambda run: run.stat().st_mtime_ns)
-    if not runs:
-        return set()
-    files = {str(path.relative_to(runs[-1])) for path in runs[-1].rglob("*") if path.suffix in (".json", ".yml")}
-    lines = [json.loads(line) for line in (ledger / "ledger.jsonl").read_bytes().split(b"\n")[:-1]]
-    entries = {f"{line['kind']} {line.get('ring', '')}" for line in lines if line["run"] == runs[-1].name}
-    return {re.sub(r"host\d\d", "host", name) for name in files} | entries
-
-
 def walk(controller: Controller, command: list[str]) -> tuple[int, set[str]]:
     """Start a rollout over and over, each time killing it at a milestone that was not reached before.
 
     What both bundles forbid is tried after every kill. Returns the exit code of the run that got to its end, and all
     milestones at which one was killed.
     """
-    ledger = controller.directory / "ledger"
-    former = set((ledger / "runs").glob("*"))
+    former = controller.runs()
     known: set[str] = set()
     while True:
         process = controller.start(command)
         new: set[str] = set()
         while process.poll() is None and not new:
             time.sleep(0.002)
-            new = milestones(ledger, former) - known
+            new = controller.milestones(former) - known
         if process.poll() is not None:
             return process.returncode, known
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        known |= milestones(ledger, former)
+        known |= controller.milestones(former)
         for host in controller.fleet.hosts.values():
             assert host.kernel.act("connect", "192.0.2.7", "443").result == "denied", new
 
