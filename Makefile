@@ -31,9 +31,9 @@ check:
 bench:
 	@tools/venv $(BUILD)/venv-test tools/test.in
 	@tools/tree $(BUILD)/collections
-	@rm -rf $(BUILD)/bench
+	@rm -rf $(BUILD)/bench $(BUILD)/bench-kube
 	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/bench.py $(BUILD)/bench $(abspath $(BUILD)/collections)
-	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/kube.py $(BUILD)/bench-kube $(abspath $(BUILD)/collections)
+	@PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/kube.py $(BUILD)/bench-kube
 	@if [ "$$(id -u)" = 0 ]; then tests/lab/hosts/setup $(LAB) && \
 	PATH=$(abspath $(BUILD)/venv-test/bin):$$PATH PYTHONPATH=$(abspath $(BUILD)/collections) python tests/bench/hosts.py $(BUILD)/bench/hosts $(abspath $(BUILD)/collections) $(LAB); \
 	else echo "The measurements on hosts need root: sudo make bench"; fi

@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,22 @@ REPEATS = 3
 SOURCES = sorted(path.parent for path in (REPOSITORY / "policies").glob("*/*/meta.yml"))
 
 
+def forty(library: Path, sources: Sequence[Path]) -> dict[str, str]:
+    """Fill a library with copies of these policies under names of their own; returns category/name -> name of the source."""
+    made = {}
+    for number in range(POLICIES):
+        source = sources[number % len(sources)]
+        name = f"p{number:02d}"
+        target = library / source.parent.name / name
+        shutil.copytree(source, target)
+        template = target / "policy.yaml.j2"
+        text = template.read_text(encoding="utf-8")
+        template.write_text(text.replace(f"\n  name: {source.name}\n", f"\n  name: {name}\n"), encoding="utf-8")
+        made[f"{source.parent.name}/{name}"] = source.name
+    shutil.copytree(REPOSITORY / "policies/_macros", library / "_macros")
+    return made
+
+
 class Bench:
     """One run of all measurements in a directory of its own."""
 
@@ -43,23 +60,11 @@ class Bench:
         self.plays = Plays(directory, collections, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.minimal")
         self.environment = self.plays.environment
         self.library = directory / "policies"
-        self._make_library()
+        self.policies = forty(self.library, SOURCES)
 
     def run(self) -> bool:
         measures = (self.render_and_check, self.plan_rings, self.replay, self.converge_nothing, self.converge_change)
         return report(measures, self.directory / "bench.json")
-
-    def _make_library(self) -> None:
-        """Forty policies: copies of the library's, under names of their own."""
-        for number in range(POLICIES):
-            source = SOURCES[number % len(SOURCES)]
-            name = f"p{number:02d}"
-            target = self.library / source.parent.name / name
-            shutil.copytree(source, target)
-            template = target / "policy.yaml.j2"
-            text = template.read_text(encoding="utf-8")
-            template.write_text(text.replace(f"\n  name: {source.name}\n", f"\n  name: {name}\n"), encoding="utf-8")
-        shutil.copytree(REPOSITORY / "policies/_macros", self.library / "_macros")
 
     def _environment(self, name: str, octet: int) -> Path:
         """An environment with all forty policies; ``octet`` makes its values its own."""
@@ -72,16 +77,7 @@ class Bench:
             "shell-in-container": {"allowed_starters": [f"/opt/app{octet}"]},
             "fileless-execution": {"exempt": [f"/opt/runtime{octet}"]},
         }
-        entries = []
-        for number in range(POLICIES):
-            source = SOURCES[number % len(SOURCES)]
-            entries.append(
-                {
-                    "policy": f"{source.parent.name}/p{number:02d}",
-                    "mode": "monitor",
-                    "values": values.get(source.name, {}),
-                }
-            )
+        entries = [{"policy": name, "mode": "monitor", "values": values.get(source, {})} for name, source in self.policies.items()]
         content = {
             "name": name,
             "agent_version": "1.7.0",

@@ -3,7 +3,7 @@
 
 """A rollout of forty policies over the nodes of a large cluster, in four rings: what it asks of the API server, and costs.
 
-``kube.py DIRECTORY COLLECTIONS [NODES]`` prints a table. Control plane and controller share this machine, so seconds are theirs
+``kube.py DIRECTORY [NODES]`` prints a table. Control plane and controller share this machine, so seconds are theirs
 together; requests and memory are the controller's alone.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "kube")]
 
-from bench import POLICIES, Bench, Result  # noqa: E402
+from bench import SOURCES, Result, forty  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from controller import Site  # noqa: E402
 
@@ -31,15 +31,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.policy.load import
 
 NODES = 4200
 SHARES = {"canary": 0.0125, "early": 0.05, "half": 0.225}
-SOURCES = [
-    "file/credential-writes",
-    "file/immutable-paths",
-    "kernel/module-load-from-container",
-    "network/c2-ranges",
-    "process/fileless-execution",
-    "process/shell-in-container",
-]
-VALUES = {"c2-ranges": {"ranges": ["198.51.100.0/24"]}}
+CLUSTER = [one for one in SOURCES if one.name != "function-call"]  # which has a form for hosts alone
+VALUES = {"c2-ranges": {"ranges": ["198.51.100.0/24"]}, "egress-allowlist": {"allowed": ["10.0.0.0/8"]}}
 
 
 class Memory(threading.Thread):
@@ -69,18 +62,15 @@ class Memory(threading.Thread):
             time.sleep(0.5)
 
 
-def measure(directory: Path, collections_path: Path, count: int) -> list[Result]:
-    library = Bench(directory, collections_path).library
+def measure(directory: Path, count: int) -> list[Result]:
+    library = directory / "policies"
     with Cluster(directory / "cluster") as cluster:
         sizes = {ring: max(1, round(count * share)) for ring, share in SHARES.items()}
         cluster.nodes(count, sizes)
         site = Site(directory, cluster, "tetragon")
-        known = {one.parent.name + "/" + one.name for one in library.glob("*/p*")}
-        sources = {f"p{number:02d}": one for number, one in enumerate(_sources())}
         entries = [
-            {"policy": one, "mode": "monitor", "form": "cluster", "values": VALUES.get(sources[one.partition("/")[2]], {})}
-            for one in sorted(known)
-            if sources[one.partition("/")[2]] in {source.partition("/")[2] for source in SOURCES}
+            {"policy": name, "mode": "monitor", "form": "cluster", "values": VALUES.get(source, {})}
+            for name, source in forty(library, CLUSTER).items()
         ]
         rings = [{"name": name, "take": size, "batch": "100%"} for name, size in sizes.items()]
         path = site.environment(
@@ -100,12 +90,6 @@ def measure(directory: Path, collections_path: Path, count: int) -> list[Result]
         seconds = time.monotonic() - began
         asked = cluster.requests() - before
         return _results(site.ledger.read(), asked, memory.peak, seconds, count, len(entries))
-
-
-def _sources() -> list[str]:
-    from bench import SOURCES as EVERY
-
-    return [EVERY[number % len(EVERY)].name for number in range(POLICIES)]
 
 
 def _results(
@@ -134,9 +118,9 @@ def _results(
 
 def main() -> None:
     """Command line."""
-    directory, collections_path = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    directory = Path(sys.argv[1]).resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    results = measure(directory, collections_path, int(sys.argv[3]) if len(sys.argv) > 3 else NODES)
+    results = measure(directory, int(sys.argv[2]) if len(sys.argv) > 2 else NODES)
     for one in results:
         print(
             f"{'ok  ' if one.good else 'MISS'}  {one.name:<50} {one.value:>8.3g} {one.unit:<3} goal {one.goal:<7} {one.detail}", flush=True
