@@ -46,6 +46,12 @@ options:
       - Digests of the agent's images by agent version, such as V(sha256:...), for rings whose image is pinned by one.
     type: dict
     default: {}
+attributes:
+  action_group:
+    description: Use C(group/apiary.tetragon.cluster) in C(module_defaults) to set defaults for this module.
+    support: full
+    membership:
+      - apiary.tetragon.cluster
 requirements:
   - The Python package kubernetes on the controller.
   - helm 3 or 4 on the controller.

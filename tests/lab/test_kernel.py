@@ -298,6 +298,10 @@ def _metrics(host: LabHost) -> str:
     return metrics.fetch((host.path / "metrics-address").read_text(encoding="ascii"))
 
 
+def _counts(host: LabHost) -> dict[str, Any]:
+    return metrics.counts(_metrics(host))
+
+
 @pytest.fixture
 def measured(host: LabHost) -> Iterator[LabHost]:
     """A running host with a metrics page and a policy that posts every open of /watched."""
@@ -348,12 +352,12 @@ def test_a_reader_that_stands_still_misses_events_but_no_denial(measured: LabHos
     measured.process.send_signal(signal.SIGSTOP)
     assert {measured.kernel.act("open", "/watched").result for _unused in range(200)} == {"denied"}
     measured.process.send_signal(signal.SIGCONT)
-    _until(lambda: metrics.total(_metrics(measured), "bpf_missed_events_total") > 0)
+    _until(lambda: _counts(measured)["events_missed"] > 0)
     page = _metrics(measured)
     assert 'tetragon_bpf_missed_events_total{error="EAGAIN",msg_op="13"}' in page
-    missed = metrics.total(page, "bpf_missed_events_total")
-    _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 200 - missed)
-    assert metrics.total(page, "observer_ringbuf_events_lost_total") == 0
+    missed = metrics.counts(page)["events_missed"]
+    _until(lambda: _counts(measured)["events_exported"] == 200 - missed)
+    assert metrics.counts(page)["events_lost_ringbuf"] == 0
 
 
 def test_dropped_events(measured: LabHost) -> None:
@@ -361,8 +365,8 @@ def test_dropped_events(measured: LabHost) -> None:
     measured.start()
     for _unused in range(40):
         measured.kernel.act("open", "/watched")
-    _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 30)
-    assert metrics.total(_metrics(measured), "bpf_missed_events_total") == 10
+    _until(lambda: _counts(measured)["events_exported"] == 30)
+    assert _counts(measured)["events_missed"] == 10
 
 
 def test_a_full_disk_shows_only_in_the_bytes(measured: LabHost) -> None:
@@ -370,8 +374,8 @@ def test_a_full_disk_shows_only_in_the_bytes(measured: LabHost) -> None:
     measured.export.symlink_to("/dev/full")
     measured.start()
     assert measured.kernel.act("open", "/watched").result == "denied"
-    _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 1)
-    assert metrics.total(_metrics(measured), "events_exported_bytes_total") == 0
+    _until(lambda: _counts(measured)["events_exported"] == 1)
+    assert _counts(measured)["bytes_exported"] == 0
     assert "error" not in measured.log.read_text(encoding="utf-8").rpartition("Listening")[2]
 
 
@@ -381,17 +385,12 @@ def test_the_export_file_is_the_agents(measured: LabHost) -> None:
     _until(lambda: len(measured.events()) == 1)
     measured.export.unlink()
     measured.kernel.act("open", "/watched")
-    _until(lambda: metrics.total(_metrics(measured), "events_exported_total") == 2)
+    _until(lambda: _counts(measured)["events_exported"] == 2)
     assert not measured.export.exists()  # it goes on writing to the deleted file
     wanted = 0
     for _unused in range(4500):  # of about a thousand bytes each
         wanted += measured.kernel.act("open", "/watched").result == "denied"
-    _until(
-        lambda: (
-            metrics.total(_metrics(measured), "events_exported_total") + metrics.total(_metrics(measured), "bpf_missed_events_total")
-            >= wanted
-        )
-    )
+    _until(lambda: _counts(measured)["events_exported"] + _counts(measured)["events_missed"] >= wanted)
     names = sorted(path.name for path in measured.export.parent.iterdir())
     assert len(names) == 3
     assert all(name.startswith("tetragon-") and name.endswith(".log.gz") for name in names[:2])
@@ -402,7 +401,7 @@ def test_the_rate_limit_of_the_export(measured: LabHost) -> None:
     measured.start("--export-rate-limit=5")
     for _unused in range(20):
         measured.kernel.act("open", "/watched")
-    _until(lambda: metrics.total(_metrics(measured), "export_ratelimit_events_dropped_total") == 15)
+    _until(lambda: metrics.by_label(_metrics(measured), "export_ratelimit_events_dropped_total", "") == {"": 15})
     assert len(measured.events()) == 5
 
 

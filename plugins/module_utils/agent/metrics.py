@@ -70,17 +70,15 @@ def every(text: str, *prefixes: str) -> Iterator[Tuple[str, Dict[str, str], floa
 
 
 def counts(text: str) -> Dict[str, Any]:
-    """The counters of an observation. Raises as ``every`` does."""
+    """The counters of an observation, each summed over all its labels; 0 for one that the agent leaves out, not having counted yet.
+
+    Raises as ``every`` does.
+    """
     found: Dict[str, float] = dict.fromkeys(COUNTERS.values(), 0.0)
     for metric, _labels, value in samples(text):
         if metric in COUNTERS:
             found[COUNTERS[metric]] += value
     return {**found, "policy_events": by_label(text, "policy_events_total", "policy")}
-
-
-def total(text: str, name: str) -> float:
-    """Sum of one metric over all its labels; 0 when the agent has not counted yet and leaves it out."""
-    return sum(value for metric, _labels, value in samples(text) if metric == name)
 
 
 def by_label(text: str, name: str, label: str) -> Dict[str, float]:

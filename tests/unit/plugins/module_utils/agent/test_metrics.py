@@ -28,11 +28,11 @@ tetragon_process_cache_size NaN-ish
 
 
 def test_a_metric_is_summed_over_its_labels():
-    assert metrics.total(PAGE, "bpf_missed_events_total") == 61
+    assert metrics.counts(PAGE)["events_missed"] == 61
 
 
 def test_a_metric_that_is_not_there_yet_is_zero():
-    assert metrics.total(PAGE, "notify_overflowed_events_total") == 0
+    assert metrics.counts(PAGE)["events_overflowed"] == 0
 
 
 def test_a_metric_is_told_apart_by_one_label():
@@ -47,7 +47,7 @@ def test_other_programs_metrics_and_broken_lines_are_passed_over():
 @pytest.mark.parametrize("value", ["NaN", "+Inf"])
 def test_a_count_that_is_no_number_is_an_error_and_never_zero(value):
     with pytest.raises(metrics.MetricsError, match="tetragon_bpf_missed_events_total is"):
-        metrics.total(PAGE + f"tetragon_bpf_missed_events_total {value}\n", "bpf_missed_events_total")
+        metrics.counts(PAGE + f"tetragon_bpf_missed_events_total {value}\n")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def server(page):
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", ":{}"])
 def test_the_page_is_fetched_from_the_flags_address(server, form, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert metrics.total(metrics.fetch(form.format(server)), "events_exported_total") == 905
+    assert metrics.counts(metrics.fetch(form.format(server)))["events_exported"] == 905
 
 
 @pytest.mark.parametrize("page", ["", "<html>Welcome</html>", "go_goroutines 60\n"], ids=["empty", "HTML", "another program"])
