@@ -299,6 +299,17 @@ def test_a_plain_install_watches_with_the_library_and_enforces_nothing() -> None
     assert none == [{"policies.tsv": ""}]
 
 
+def test_policies_for_upstreams_agents_are_all_that_is_brought_without_agents(rendered: dict[str, list[Object]]) -> None:
+    found = rendered["policies-only"]
+    assert not list(templates(found))
+    (policy,) = (one for one in found if not one["kind"].startswith("ValidatingAdmission"))
+    assert (policy["kind"], policy["metadata"]) == ("TracingPolicy", {"name": "watch-mounts"})
+    assert "nodeSelector" not in policy["spec"]  # one ring is the whole cluster, whatever the agents' version
+    everything = {**yaml.safe_load((CHART / "ci/everything-values.yaml").read_text(encoding="utf-8")), "agents": {"enabled": False}}
+    kinds = {one["kind"] for one in objects(template({**everything, "operator": {"enabled": False}, "runtimeHooks": {"enabled": False}}))}
+    assert kinds == {"TracingPolicy", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+
+
 # --- who may do what
 
 
@@ -403,13 +414,13 @@ def test_the_schema_refuses(values: Object, words: str) -> None:
             "the API server takes at most 1048576",
         ),
         (
-            {"customResources": {"enabled": True}, "rings": [ring("fleet", customResources=WATCH)]},
+            {"customResources": {"enabled": True}, "rings": [ring("canary", customResources=WATCH), ring("fleet")]},
             "agent 1.7.0 knows no nodeSelector and would load it on every node",
         ),
         (
             {
                 "customResources": {"enabled": True},
-                "rings": [ring("fleet", "1.8.0", customResources=WATCH)],
+                "rings": [ring("canary", "1.8.0", customResources=WATCH), ring("fleet", "1.8.0")],
             },
             "no CRD tracingpolicies.cilium.io can be seen",
         ),
@@ -419,6 +430,19 @@ def test_the_schema_refuses(values: Object, words: str) -> None:
                 "rings": [ring("fleet", "1.8.0", customResources={"a.yaml": POLICY % ("deny", "Sigkill")})],
             },
             "only cluster-wide policies that observe may be custom resources",
+        ),
+        ({"agents": {"enabled": False}}, "without customResources.enabled there is nothing to bring"),
+        (
+            {"agents": {"enabled": False}, "customResources": {"enabled": True}, "adopt": True},
+            "adopt takes over with agents of this chart",
+        ),
+        (
+            {
+                "agents": {"enabled": False},
+                "customResources": {"enabled": True},
+                "rings": [ring("fleet", policies={"a.yaml": POLICY % ("deny", "Sigkill")})],
+            },
+            "ring fleet has policies as files, which agents of this chart read",
         ),
     ],
 )

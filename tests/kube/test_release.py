@@ -227,13 +227,36 @@ def test_the_agents_may_read_pods_and_nodes_and_nothing_else(release: Release) -
 
 def test_a_policy_is_no_custom_resource_where_the_cluster_would_drop_its_node_selector(release: Release) -> None:
     release.cluster.crds("v1.7.0")
+    watching = {"watch.yaml": DENY.replace("Override, argError: -1", "Post")}
     values = {
         "customResources": {"enabled": True, "assumeNodeSelector": True},
         "rings": [
-            {"name": "fleet", "agentVersion": "1.8.0", "customResources": {"watch.yaml": DENY.replace("Override, argError: -1", "Post")}}
+            {"name": "canary", "agentVersion": "1.8.0", "customResources": watching},
+            {"name": "fleet", "agentVersion": "1.8.0"},
         ],
     }
     for version in (3, 4):
         done = release.helm(version, "install", "apiary", str(CHART), values=values, check=False)
         assert "this cluster's CRD has no spec.nodeSelector" in done.stderr
     assert not release.all("daemonsets")
+
+
+def test_policies_alone_are_brought_to_agents_that_are_there(release: Release) -> None:
+    release.cluster.crds("v1.7.0")
+    values = {
+        "agents": {"enabled": False},
+        "customResources": {"enabled": True},
+        "rings": [
+            {"name": "all", "agentVersion": "1.7.0", "customResources": {"watch.yaml": DENY.replace("Override, argError: -1", "Post")}}
+        ],
+    }
+
+    def known() -> list[str]:
+        return [one["metadata"]["name"] for one in release.cluster.request("GET", "/apis/cilium.io/v1alpha1/tracingpolicies")["items"]]
+
+    for version in (3, 4):
+        said = release.helm(version, "install", "apiary", str(CHART), values=values).stdout
+        assert "Ring all, agents 1.7.0: deny-1" in said, said
+        assert (known(), release.all("daemonsets,networkpolicies,deployments,services")) == (["deny-1"], [])
+        release.helm(version, "uninstall", "apiary")
+        assert known() == []

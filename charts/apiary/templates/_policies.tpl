@@ -55,8 +55,13 @@
 {{- define "apiary.rings" -}}
 {{- $root := . }}
 {{- $fullname := include "apiary.fullname" . }}
+{{- if not .Values.agents.enabled }}
+{{- if .Values.adopt }}{{ fail "adopt takes over with agents of this chart, and agents.enabled is false" }}{{ end }}
+{{- if not .Values.customResources.enabled }}{{ fail "agents.enabled is false: without customResources.enabled there is nothing to bring" }}{{ end }}
+{{- end }}
 {{- $names := list }}
 {{- range .Values.rings }}
+{{- if and .policies (not $root.Values.agents.enabled) }}{{ fail (printf "ring %s has policies as files, which agents of this chart read, and agents.enabled is false: give what observes as customResources" .name) }}{{ end }}
 {{- if has .name $names }}{{ fail (printf "rings: %s is there twice" .name) }}{{ end }}
 {{- $names = append $names .name }}
 {{- end }}

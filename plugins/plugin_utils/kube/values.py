@@ -81,8 +81,13 @@ def with_ring(values: Values, entry: Values) -> dict[str, Any]:
 def for_install(base: Values, former: Values, rings: Mapping[str, str], agent_version: str) -> dict[str, Any]:
     """Values of an installation: ``base`` (from the user's files) with these rings (name to batch), which keep what they have.
 
-    The project's own library stays out: policies come in bundles only.
+    The project's own library stays out: policies come in bundles only. Raises Refused for values without agents.
     """
+    if not base.get("agents", {}).get("enabled", True):
+        raise refuse(
+            "is false, and bundles are read by agents of the chart: leave it out, or bring custom resources to other agents by helm",
+            path="values agents.enabled",
+        )
     common = {key: value for key, value in base.items() if key != "rings"}
     entries = []
     for name, batch in rings.items():

@@ -108,3 +108,9 @@ def test_a_manifest_that_would_restart_another_ring_is_found() -> None:
     deployed = manifest(canary=1, early=1, fleet=1)
     assert values.touched(manifest(canary=2, early=1, fleet=1), deployed, "canary") == []
     assert values.touched(manifest(canary=2, early=2), deployed, "canary") == ["apiary-early", "apiary-fleet"]
+
+
+def test_an_installation_without_agents_is_refused() -> None:
+    found = refused(values.for_install, {"agents": {"enabled": False}}, {}, {"fleet": "1"}, "1.7.0")
+    assert "values agents.enabled: is false, and bundles are read by agents of the chart" in messages(found)
+    assert values.for_install({"agents": {"enabled": True}}, {}, {"fleet": "1"}, "1.7.0")["agents"] == {"enabled": True}
