@@ -51,9 +51,9 @@ options:
       - How long the host is watched before the first event, while the agent is down, and after each event.
     type: int
     default: 10
-  rebooted:
+  reboot:
     description:
-      - The host was rebooted since V(begin); fail if it was not.
+      - The host is rebooted between the two steps. What follows V(begin) is the phase C(shutdown); V(finish) fails if it was not.
     type: bool
     default: false
   start_timeout:
@@ -121,7 +121,7 @@ def main() -> None:
             "events": {"type": "list", "elements": "str", "choices": list(EVENTS), "default": list(EVENTS)},
             "pause": {"type": "float", "default": 0.2},
             "seconds": {"type": "int", "default": 10},
-            "rebooted": {"type": "bool", "default": False},
+            "reboot": {"type": "bool", "default": False},
             "start_timeout": {"type": "int", "default": 900},
             "timeout": {"type": "int", "default": 120},
             "report_dir": {"type": "path"},
@@ -142,12 +142,12 @@ def main() -> None:
             if module.check_mode:
                 proofs = run.proofs(policies)
             else:
-                proofs = run.begin(policies, params["events"], params["pause"], params["seconds"])
+                proofs = run.begin(policies, params["events"], params["pause"], params["seconds"], params["reboot"])
             plan = [str(one) for one in proofs] + ["then: {0}".format(", ".join(params["events"]) or "nothing")]
             module.exit_json(changed=True, plan=plan)
         if not run.under_way() or module.check_mode:
             module.exit_json(changed=False, drill={})
-        found = run.finish(params["rebooted"])
+        found = run.finish(params["reboot"])
     except (Busy, DrillError, ServiceError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, drill=found)

@@ -306,7 +306,7 @@ def _drill(lab: Lab) -> None:
         raise SystemExit(f"real: the drill came to no result:\n{said[-3000:]}")
     print(said[said.index("drill of vm") :])
     found = json.loads((reports / "drill-vm.json").read_text(encoding="utf-8"))["lapses"]
-    wrong = [one for one in found if not re.match(r"(stop|start|kill|restart): lsm: |\S+: lsm: 1 of ", one)]
+    wrong = [one for one in found if not re.match(r"(stop|start|kill|restart|shutdown): lsm: |\S+: lsm: 1 of ", one)]
     if wrong or not found:
         raise SystemExit(f"real: the drill was to find LSM alone, open without an agent; it found: {found}")
 

@@ -19,7 +19,7 @@ def name(host):
 def test_the_figures_are_those_of_the_kernel(host):
     of = name(host)
     found = json.loads((REPORTS / f"drill-{of}.json").read_text())
-    phases = {"h-drl12": ALL, "h-drl13": [*ALL, "booting", "after-reboot"], "h-drw13": ONCE}[of]
+    phases = {"h-drl12": ALL, "h-drl13": [*ALL, "shutdown", "booting", "after-reboot"], "h-drw13": ONCE}[of]
     assert list(found["counts"]) == phases
     c2, shell = (one["loaded"] for one in found["policies"])
     rows = {phase: acts[c2] for phase, acts in found["counts"].items()}

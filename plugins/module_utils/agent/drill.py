@@ -27,7 +27,8 @@ from ansible_collections.apiary.tetragon.plugins.module_utils.agent.units import
 FORMAT = "apiary.dev/drill/1"
 EVENTS = ("stop", "kill", "restart")
 UNIT = "apiary-drill.service"
-BOOTING = "booting"
+# From the end of the events until the host is down, and until its agent has loaded everything again.
+SHUTDOWN, BOOTING = "shutdown", "booting"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _UNIT_TEXT = """\
 # Made by a drill, which removes it when it ends.
@@ -49,7 +50,10 @@ class DrillError(Exception):
 
 
 def lapses(proofs: Sequence[Proof], counts: Mapping[str, Mapping[str, Mapping[str, Any]]], unpinned: Sequence[str] = ()) -> List[str]:
-    """What came through, and what was not proved, in words. A boot is open until the agent has loaded its policies."""
+    """What came through, and what was not proved, in words.
+
+    A boot is open until the agent has loaded its policies; a host may be down before anything was attempted.
+    """
     found = []
     for phase, acts in counts.items():
         if phase == BOOTING:
@@ -57,6 +61,8 @@ def lapses(proofs: Sequence[Proof], counts: Mapping[str, Mapping[str, Mapping[st
         for proof in proofs:
             row = acts.get(proof.loaded)
             if row is None or not row["attempts"]:
+                if phase == SHUTDOWN:
+                    continue
                 found.append("{0}: {1}: nothing was attempted, so nothing is proved".format(phase, proof.reference))
             elif row["allowed"]:
                 why = "; this agent pins no link of some of its hooks" if proof.loaded in unpinned else ""
@@ -118,17 +124,22 @@ class Drill:
 
     # --- begin
 
-    def begin(self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float) -> List[Proof]:
+    def begin(
+        self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float, reboot: bool = False
+    ) -> List[Proof]:
         """Start the prober and put the agent through these events. Raises DrillError; the agent then runs and the prober is gone.
 
-        Raises Busy while another run changes this host.
+        ``reboot``: the host goes down next, so that what follows is no part of the last event. Raises Busy while another run
+        changes this host.
         """
         with StateFile(self.layout.state).lock():
             if os.path.exists(os.path.join(self.layout.state, "handover.json")):
                 raise DrillError("a hand-over of the agent was interrupted here: run the role's upgrade first")
-            return self._begin(policies, events, pause, seconds)
+            return self._begin(policies, events, pause, seconds, reboot)
 
-    def _begin(self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float) -> List[Proof]:
+    def _begin(
+        self, policies: Sequence[Mapping[str, Any]], events: Sequence[str], pause: float, seconds: float, reboot: bool
+    ) -> List[Proof]:
         self._remove()
         place, proofs = self.place(), self.proofs(policies)
         state = {
@@ -144,6 +155,8 @@ class Drill:
             self._phase("steady", seconds)
             for event in events:
                 self._event(event, place, proofs, state)
+            if reboot:
+                self._mark(SHUTDOWN)
             write_json(os.path.join(self.directory, "drill.json"), state)
         except Exception as error:
             self._remove()
@@ -238,23 +251,23 @@ class Drill:
     def under_way(self) -> bool:
         return os.path.exists(os.path.join(self.directory, "drill.json"))
 
-    def finish(self, rebooted: bool) -> Dict[str, Any]:
+    def finish(self, reboot: bool) -> Dict[str, Any]:
         """Count, remove the prober, and tell. Raises DrillError, also when the host was to reboot and did not."""
         try:
-            return self._finish(rebooted)
+            return self._finish(reboot)
         finally:
             self._remove()
 
-    def _finish(self, rebooted: bool) -> Dict[str, Any]:
+    def _finish(self, reboot: bool) -> Dict[str, Any]:
         place = self.place()
         state = json.loads(read_text(os.path.join(self.directory, "drill.json")))
         if not self.services.running(place.unit):
             self.services.start(place.unit)
         proofs = [Proof(**one) for one in state["proofs"]]
-        if rebooted and read_text(_BOOT_ID).strip() == state["boot_id"]:
+        if reboot and read_text(_BOOT_ID).strip() == state["boot_id"]:
             raise DrillError("the host was to reboot and did not: its boot id is {0} as before".format(state["boot_id"]))
         listed = self._ready(place, proofs)
-        if rebooted:
+        if reboot:
             self._phase("after-reboot", state["seconds"])
         self.services.stop(UNIT)
         counts = prober.report(self.directory)

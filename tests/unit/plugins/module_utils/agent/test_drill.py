@@ -34,6 +34,12 @@ def test_what_was_not_attempted_is_not_proved(acts):
     assert "nothing was attempted" in told
 
 
+def test_a_host_may_be_down_before_anything_was_attempted_and_is_not_open_until_then():
+    assert lapses([DENY], {"shutdown": {}}) == []
+    (told,) = lapses([DENY], {"shutdown": {"deny-1": row(4, 1, 0.0)}})
+    assert told.startswith("shutdown: file/deny: 1 of 4 came through")
+
+
 def test_a_boot_is_open_until_the_agent_has_loaded():
     assert lapses([DENY], {"booting": {"deny-1": row(9, 9, 4.0)}, "after-reboot": {"deny-1": row()}}) == []
 
@@ -75,7 +81,7 @@ def test_a_host_that_did_not_reboot_fails_the_drill_and_keeps_nothing_of_it(tmp_
     Path(drill.unit_file).write_text("[Unit]\n", encoding="utf-8")
     assert drill.under_way()
     with pytest.raises(DrillError, match="was to reboot and did not"):
-        drill.finish(rebooted=True)
+        drill.finish(reboot=True)
     assert not Path(drill.directory).exists()
     assert not Path(drill.unit_file).exists()
     assert ("start", "apiary-tetragon-a.service") in drill.services.calls, "an agent that was left stopped is started"
@@ -118,6 +124,6 @@ def test_a_restart_is_one_step(tmp_path, monkeypatch):
     link("../apiary-tetragon.service", drill.layout.wanted)
     monkeypatch.setattr(drill, "proofs", lambda _policies: [])
     monkeypatch.setattr(drill, "_ready", lambda _place, _proofs: [])
-    drill.begin([], ["restart"], 0.02, 0.05)
+    drill.begin([], ["restart"], 0.02, 0.05, reboot=True)
     assert [what for what, unit in drill.services.calls if unit == "apiary-tetragon-a.service"] == ["restart"]
-    assert Path(drill.directory, "phases").read_text(encoding="utf-8").split()[1::2] == ["steady", "restart", "after-restart"]
+    assert Path(drill.directory, "phases").read_text(encoding="utf-8").split()[1::2] == ["steady", "restart", "after-restart", "shutdown"]
