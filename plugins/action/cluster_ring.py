@@ -28,7 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _validation, arguments = self.validate_argument_spec(
             {
                 **ARGUMENTS,
-                "step": {"type": "str", "required": True, "choices": ["preview", "change", "back", "publish", "release"]},
+                "step": {"type": "str", "required": True, "choices": ["preview", "change", "back", "publish", "end"]},
                 "run": {"type": "path"},
                 "ring": {"type": "str"},
                 "environment_file": {"type": "path"},
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             required_if=[
                 ("step", "preview", ("environment_file",)),
                 *(("step", step, ("run", "ring")) for step in ("change", "back", "publish")),
-                ("step", "release", ("run",)),
+                ("step", "end", ("run",)),
             ],
         )
         with the_cluster(arguments, task_vars) as cluster:
@@ -47,8 +47,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _step(self, cluster: session.Cluster, arguments: dict[str, Any]) -> dict[str, Any]:
         run, step, ring = Run(arguments["run"]), arguments["step"], arguments["ring"]
         part = session.Part(cluster, run, say, arguments["break_lock"])
-        if step == "release":
-            part.release()
+        if step == "end":
+            part.end()
             return {"changed": False}
         if step == "publish":
             return {"changed": True, "verdict": part.publish(ring)}

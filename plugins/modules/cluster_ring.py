@@ -24,10 +24,10 @@ options:
       - V(preview) tells what a rollout would change, and has the API server try it.
       - V(change) brings the ring to the run's bundle, V(back) to the former one.
       - V(publish) writes what was found of the ring into the cluster, as one ConfigMap.
-      - V(release) gives the lease of the cluster back.
+      - V(end) removes ConfigMaps of the release that nothing uses any more, and gives the lease of the cluster back.
     type: str
     required: true
-    choices: [preview, change, back, publish, release]
+    choices: [preview, change, back, publish, end]
   run:
     description:
       - The run's directory, as M(apiary.tetragon.rollout) returned it. Needed by all steps but V(preview).

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import prune
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
 
 if TYPE_CHECKING:
     from cluster import Cluster
@@ -260,3 +264,18 @@ def test_policies_alone_are_brought_to_agents_that_are_there(release: Release) -
         assert (known(), release.all("daemonsets,networkpolicies,deployments,services")) == (["deny-1"], [])
         release.helm(version, "uninstall", "apiary")
         assert known() == []
+
+
+def test_sets_that_no_daemonset_can_go_back_to_are_pruned_after_a_day(release: Release) -> None:
+    labels = {"app.kubernetes.io/name": "apiary", "app.kubernetes.io/instance": "apiary", "apiary.dev/kind": "policies"}
+    left = {"name": "apiary-policies-0123456789", "namespace": release.namespace, "labels": labels}
+    release.helm(4, "install", "apiary", str(CHART), values=rings())
+    release.helm(4, "upgrade", "apiary", str(CHART), values=rings(policies={"a.yaml": DENY, "b.yaml": LSM}))
+    release.cluster.wait(lambda: len(release.all("controllerrevisions")) == 4, "the revisions of three rings, one of them changed")
+    kept = release.maps()
+    release.cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": left})
+    api = Api(Place("kube1", "lab", str(release.cluster.kubeconfig), release.namespace))
+    now = datetime.datetime.now(datetime.UTC)
+    assert prune.prune(api, now) == []
+    assert prune.prune(api, now + datetime.timedelta(hours=25)) == [left["name"]]
+    assert release.maps() == kept

@@ -23,9 +23,9 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils import environment
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import files
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet import gates
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.fleet.run import Run
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, lease, observe, records, truth, values
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, lease, observe, prune, records, truth, values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, Place
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import Api, ApiError, Place
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node, check_overlap, cluster_of, is_node, rings_of
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, few, refuse
 
@@ -190,7 +190,14 @@ class Part:
         state = truth.HEALTHY if verdict.status == gates.PASS else truth.DEGRADED
         return self._publish(ring, digest, chosen, mine, state, reason)
 
-    def release(self) -> None:
+    def end(self) -> None:
+        """Remove what no set needs any more, which may fail, and give the lease back."""
+        try:
+            removed = prune.prune(self.cluster.api, datetime.datetime.now(datetime.UTC))
+            if removed:
+                self.tell(f"{len(removed)} ConfigMaps that nothing uses any more are removed")
+        except (ApiError, Refused) as error:
+            self.tell(f"ConfigMaps that nothing uses any more may be left: {error}")
         lease.release(self.cluster.api, self.run.name)
 
     # --- their parts ------------------------------------------------------------------------------------------------

@@ -128,7 +128,12 @@ class World:
                 yield self._pod(name)
         elif path.endswith("/daemonsets"):
             for ring in self.release_values["rings"]:
-                yield {"metadata": {"labels": {LABEL: ring["name"]}, "annotations": {"apiary.dev/bundle": ring["bundle"]}}}
+                metadata = {"labels": {LABEL: ring["name"]}, "annotations": {"apiary.dev/bundle": ring["bundle"]}}
+                yield {"metadata": metadata, "spec": {"template": {"spec": self._spec(ring)}}}
+        elif path.endswith("/configmaps"):
+            for name in self.kept:
+                if name.startswith("apiary-policies-"):
+                    yield {"metadata": {"name": name, "creationTimestamp": "2026-11-01T00:00:00Z"}}
 
     def _bad(self, name: str) -> bool:
         return bool(self.broken) and any(self.broken in file for file in self._ring(name)["policies"])
@@ -254,8 +259,10 @@ def test_a_ring_is_changed_observed_and_told_while_the_others_keep_what_they_hav
     told = world.truth("canary")
     assert (told["nodes"], told["ready"], told["bundle"], set(told["policies"])) == (1, 1, run.facts["digest"], {"one", "two"})
     assert part_of(run, world).change("canary") is False
-    part_of(run, world).release()
-    assert "apiary-rollout" not in world.kept
+    used = set(world.kept) - {"apiary-rollout"}
+    world.kept["apiary-policies-0123456789"] = {}
+    part_of(run, world).end()
+    assert set(world.kept) == used
 
 
 def test_each_node_is_asked_once_at_the_start_and_twice_in_its_ring(run: Run, world: World) -> None:
