@@ -20,7 +20,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.observe impor
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import Node
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, refuse
 
-POLL = 2.0
+# Seconds between two looks, or when that is more, this share of the time that has passed.
+POLL, _LATE = 2.0, 0.05
 # A count reads every node and pod of the ring: it takes at most this part of the time.
 _SHARE = 10
 _FATAL = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError")
@@ -147,7 +148,8 @@ def await_ring(
     It ends early when pods of the new set end again and again. ``tell`` gets progress, ``alive`` is called now and then.
     """
     wanted = observe.signature_of(daemon_set(api, ring)["spec"]["template"]["spec"])
-    last, moved, counted, cost = -1, time.monotonic(), 0.0, 0.0
+    began = time.monotonic()
+    last, moved, counted, cost = -1, began, 0.0, 0.0
     known = Tally()
     fatal: dict[str, float] = {}
     while True:
@@ -168,7 +170,7 @@ def await_ring(
             if known.done or (fatal and hopeless) or counted - moved > timeout:
                 return known
             alive()
-        time.sleep(POLL)
+        time.sleep(max(POLL, (time.monotonic() - began) * _LATE))
 
 
 def _settled(document: Mapping[str, Any]) -> bool:

@@ -30,8 +30,8 @@ from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.rings import 
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.problems import Refused, few, refuse
 
 MAX_NAMED = 3
-# Seconds for which what was seen of a node at the start of a run stands for what it was before its ring.
-FRESH = 600
+# For how long what was seen of a node at the start of a run stands for what it was before its ring.
+STANDS = datetime.timedelta(hours=6)
 _RENEW = 30.0
 Tell = Callable[[str], None]
 
@@ -135,11 +135,10 @@ class Part:
         control = {member.partition("/")[2] for member in self.run.ring(ring).control if cluster_of(member) == self.name}
         nodes = observe.nodes(api, self.rings)
         members = [node for node in nodes.values() if node.ring == ring or node.name in control]
-        if phase == "before" and (fresh := self._fresh(members)):
-            self._record(self.run.ring_directory(ring) / phase, fresh)
-            return len(fresh)
+        kept = self._seen(node for node in members if node.ring == ring) if phase == "before" else {}
+        asked = [node for node in members if node.name not in kept]
         blocks = self.run.environment.gates.blocks if phase == "end" else None
-        found = observe.survey(api, members, observe.pods(api), blocks, observe.asker(api))
+        found = {**kept, **observe.survey(api, asked, observe.pods(api) if asked else {}, blocks, observe.asker(api))}
         known = self.run.nodes(ring, "start", self.name) if phase == "end" else None
         for name, record in found.items():
             if known is not None and record["ring"] == ring and name not in known:
@@ -205,15 +204,16 @@ class Part:
     def _former(self, ring: str) -> Path:
         return self.run.directory / "former" / f"{self.name}-{ring}.json"
 
-    def _fresh(self, members: Iterable[Node]) -> dict[str, dict[str, Any]]:
-        """The records of these nodes from the start of the run, while they are fresh and hold for all; else nothing."""
+    def _seen(self, members: Iterable[Node]) -> dict[str, dict[str, Any]]:
+        """The records of these nodes from the start of the run that still stand, with the troubles that their nodes have now."""
         known = self.run.fleet_nodes(self.name) or {}
-        found = {node.name: known[node.name] for node in members if node.ready and node.name in known}
-        oldest = min((one["time"] for one in found.values() if "time" in one), default="")
-        if not oldest or any(node.name not in found for node in members if node.ready):
-            return {}
-        age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(oldest)
-        return found if age.total_seconds() < FRESH else {}
+        oldest = (datetime.datetime.now(datetime.UTC) - STANDS).isoformat()
+        found = {}
+        for node in members:
+            record = known.get(node.name, {})
+            if node.ready and record.get("time", "") > oldest:
+                found[node.name] = {**record, "health": {**record["health"], "failed_units": list(node.troubles)}}
+        return found
 
     def _installed(self, ring: str) -> helms.Release:
         self._hold(now=True)

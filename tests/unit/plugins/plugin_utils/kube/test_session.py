@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ class World:
     place: Place = PLACE
     labels: dict[str, str] = field(default_factory=lambda: {"a": "canary", "b": "fleet", "c": ""})
     down: set[str] = field(default_factory=set)
+    pressure: set[str] = field(default_factory=set)
     broken: str = ""
     answers: bool = True
     requests: int = 0
@@ -119,7 +121,10 @@ class World:
                 yield {
                     "metadata": {"name": name, "labels": {LABEL: label} if label else {}},
                     "status": {
-                        "conditions": [{"type": "Ready", "status": "Unknown" if name in self.down else "True"}],
+                        "conditions": [
+                            {"type": "Ready", "status": "Unknown" if name in self.down else "True"},
+                            {"type": "DiskPressure", "status": str(name in self.pressure)},
+                        ],
                         "nodeInfo": {"kernelVersion": "6.8.0", "architecture": "amd64", "osImage": "Ubuntu 24.04"},
                     },
                 }
@@ -278,6 +283,22 @@ def test_each_node_is_asked_once_at_the_start_and_twice_in_its_ring(run: Run, wo
     assert len(world.asked) == 3 * len(world.labels) + control
     world.asked.clear()
     assert set(run.nodes("fleet", "before", "eu") or ()) == {"b", "c"}
+
+
+def test_what_was_seen_at_the_start_stands_for_hours_but_for_the_troubles_of_nodes(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned(run, world)
+    take_on(run, "canary")
+    world.asked.clear()
+    world.pressure = {"b"}
+    part_of(run, world).observe("fleet", "before")
+    assert world.asked == []
+    seen = run.nodes("fleet", "before", "eu") or {}
+    assert {name: one["health"]["failed_units"] for name, one in seen.items()} == {"b": ["DiskPressure"], "c": []}
+    monkeypatch.setattr(session, "STANDS", datetime.timedelta(0))
+    part_of(Run(run.directory), world).observe("fleet", "before")
+    assert sorted(world.asked) == ["pod-b", "pod-c"]
 
 
 def test_a_set_that_fails_is_taken_back(run: Run, world: World) -> None:
