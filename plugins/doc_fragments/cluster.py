@@ -54,7 +54,7 @@ attributes:
       - apiary.tetragon.cluster
 requirements:
   - The Python package kubernetes on the controller.
-  - helm 3 or 4 on the controller.
+  - helm 3.13 or newer, or 4, on the controller.
 notes:
   - Everything runs on the controller; the cluster is an inventory host of the group C(apiary_clusters) with a local connection.
 """

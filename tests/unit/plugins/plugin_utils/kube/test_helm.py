@@ -31,7 +31,8 @@ def program(directory: Path, script: str) -> helm.Helm:
 def test_helm_3_and_4_do_and_others_are_refused(tmp_path: Path) -> None:
     assert program(tmp_path, "echo v3.22.0").version() == "3.22.0"
     assert program(tmp_path, "echo v4.3").version() == "4.3"
-    assert "is helm v2.17.0; needed: helm 3 or 4" in messages(refused(program(tmp_path, "echo v2.17.0").version))
+    for other in ("v2.17.0", "v3.12.3", "v5.0.0"):
+        assert f"is helm {other}; needed: helm 3.13 or newer, or 4" in messages(refused(program(tmp_path, f"echo {other}").version))
     assert "is not there: install helm 3 or 4" in messages(refused(helm.Helm(PLACE, "/no/helm").version))
 
 
@@ -43,15 +44,16 @@ def test_a_failure_is_told_in_helms_own_words(tmp_path: Path) -> None:
 def test_a_release_that_is_not_there_is_none_and_calls_name_the_place(tmp_path: Path) -> None:
     assert program(tmp_path, "echo 'Error: release: not found' >&2; exit 1").release() is None
     log = tmp_path / "log"
-    told = '{"info": {"status": "pending-upgrade"}, "version": 3}'
-    script = f"echo \"$@\" >>{log}; case $1 in status) echo '{told}';; get) echo null;; esac"
+    told = '{"status": "pending-upgrade", "revision": 3}'
+    script = f"echo \"$@\" >>{log}; case $2 in metadata) echo '{told}';; values) echo null;; esac"
     assert program(tmp_path, script).release() == helm.Release("pending-upgrade", 3, {})
-    assert log.read_text().splitlines()[0] == "status apiary -o json --namespace tetragon --kube-context lab --kubeconfig /kube/config"
+    first = log.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "get metadata apiary -o json --namespace tetragon --kube-context lab --kubeconfig /kube/config"
 
 
 def test_an_upgrade_that_was_cut_off_is_forgotten(server: Server, tmp_path: Path) -> None:
-    told = '{"info": {"status": "STATUS"}, "version": 3}'
-    script = "case $1 in status) echo '" + told + "';; get) echo null;; esac"
+    told = '{"status": "STATUS", "revision": 3}'
+    script = "case $2 in metadata) echo '" + told + "';; values) echo null;; esac"
     server.answers = [(200, {})]
     assert program(tmp_path, script.replace("STATUS", "pending-upgrade")).recover(server.api()) == "revision 3 (pending-upgrade)"
     assert server.asked == [("DELETE", "/api/v1/namespaces/tetragon/secrets/sh.helm.release.v1.apiary.v3?propagationPolicy=Background")]
