@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ class Machine:
         options = {"text": True, "stdin": subprocess.DEVNULL, **run}
         check = options.pop("check", True)
         return subprocess.run([str(VM), command, self.name, *arguments], check=check, env=self.environment, **options)
+
+    def begin(self, command: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """The same, not awaited: a process group of its own."""
+        return subprocess.Popen(
+            [str(VM), command, self.name, *arguments], env=self.environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
 
     def up(self) -> None:
         self.vm("up", self.suite)
@@ -349,7 +355,7 @@ def _bad_policy(lab: Lab) -> None:
 class Event:
     """``open``: kinds that the agent cannot keep shut meanwhile. ``wrong``: two enforcing copies refuse unrelated acts."""
 
-    act: Callable[[Lab], None]
+    act: Callable[[Any], None]
     open: Sequence[str] = ()
     wrong: bool = False
 
@@ -394,12 +400,15 @@ def table(counts: dict[str, Any]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def lapses(counts: dict[str, Any]) -> list[str]:
-    """What came through although it must not, or was refused wrongly. Single attempts of LSM hooks are the agent's own race."""
+def lapses(counts: dict[str, Any], events: Mapping[str, Event] = EVENTS | INNER) -> list[str]:
+    """What came through although it must not, or was refused wrongly. Single attempts of LSM hooks are the agent's own race.
+
+    ``events``: by phase, ``booting`` for all boots; a phase that it does not have is to be without a gap.
+    """
     found = []
     for phase, kinds in counts.items():
         name = "booting" if phase.endswith("booting") else re.sub(r"-\d+$", "", phase)
-        event = {**EVENTS, **INNER}.get(name, Event(_revision))
+        event = events.get(name, Event(_revision))
         for kind, cell in kinds.items():
             if cell["allowed"] and kind not in event.open and not (kind in UNPINNED and cell["gap"] == 0):
                 found.append(f"{phase}: {kind}: {cell['allowed']} of {cell['attempts']} came through, longest {cell['gap']} s")
