@@ -43,6 +43,7 @@ READY_SECONDS, CALL_SECONDS = 1800, 600
 # v1.7 pins no link of an LSM hook: it is open whenever no agent has it attached. Its Override map has one place, so
 # that two threads in the hook at the same moment cost one of them its verdict: single attempts come through at any time.
 UNPINNED = ("lsm", "lsm-long")
+OVERRIDES = ("override", "override-long")
 
 
 class Machine:
@@ -76,7 +77,9 @@ class Machine:
 
 
 class Lab:
-    """The machine with its agent and prober."""
+    """The machine with its agent and prober, which attempts each act every ``pause`` seconds."""
+
+    pause = PAUSE
 
     def __init__(self, machine: Machine, directory: Path, release: Path) -> None:
         self.machine = machine
@@ -136,7 +139,7 @@ class Lab:
         for name in ("plain", "kprobe", "override", "lsm"):
             self.machine.write(f"{forbidden.FILES}/{name}", name)
         self.machine.ssh(f"cp {forbidden.LIBRARY} {forbidden.FILES}/library")
-        run = f"/usr/bin/python3 /usr/local/lib/prober.py run {PROBE} {PAUSE}"
+        run = f"/usr/bin/python3 /usr/local/lib/prober.py run {PROBE} {self.pause}"
         unit = f"[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n[Service]\nExecStart={run}\n[Install]\nWantedBy=multi-user.target\n"
         self.machine.write("/etc/systemd/system/prober.service", unit)
         self.machine.ssh("systemctl daemon-reload && systemctl enable -q --now prober.service")
@@ -401,7 +404,10 @@ def table(counts: dict[str, Any]) -> str:
 
 
 def lapses(counts: dict[str, Any], events: Mapping[str, Event] = EVENTS | INNER) -> list[str]:
-    """What came through although it must not, or was refused wrongly. Single attempts of LSM hooks are the agent's own race.
+    """What came through although it must not, or was refused wrongly.
+
+    Single attempts of LSM hooks are the agent's own race. So is one unrelated act after an Override, refused because its thread
+    was between two copies when one process flipped their modes.
 
     ``events``: by phase, ``booting`` for all boots; a phase that it does not have is to be without a gap.
     """
@@ -412,7 +418,7 @@ def lapses(counts: dict[str, Any], events: Mapping[str, Event] = EVENTS | INNER)
         for kind, cell in kinds.items():
             if cell["allowed"] and kind not in event.open and not (kind in UNPINNED and cell["gap"] == 0):
                 found.append(f"{phase}: {kind}: {cell['allowed']} of {cell['attempts']} came through, longest {cell['gap']} s")
-            if cell["wrong"] and not event.wrong:
+            if cell["wrong"] > (kind in OVERRIDES) and not event.wrong:
                 found.append(f"{phase}: {kind}: {cell['wrong']} of {cell['attempts']} unrelated acts were refused")
     return found
 
