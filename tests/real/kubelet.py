@@ -85,6 +85,8 @@ Restart=always
 class Node(real.Lab):
     """The machine with its kubelet and prober, and the cluster that it is the only node of."""
 
+    pause = 2.0  # an emulated machine is busy enough with a kubelet's probes
+
     def __init__(self, machine: real.Machine, directory: Path, release: Path, control: cluster.Cluster) -> None:
         super().__init__(machine, directory, release)
         self.control = control
@@ -140,7 +142,8 @@ class Node(real.Lab):
         image.write(self.release, share / "image.tar", [f"{REPOSITORY}:{tag}" for tag in tags])
         disk.unlink(missing_ok=True)
         size = sum(path.stat().st_size for path in share.rglob("*") if path.is_file()) * 11 // 10 + (16 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(share), str(disk), f"{size >> 10}k"], check=True)
+        make = ["mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(share), str(disk), f"{size >> 10}k"]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(share)
         return disk
 
@@ -157,7 +160,7 @@ class Node(real.Lab):
         values = {
             "image": {"repository": REPOSITORY},
             "library": {"enabled": False},
-            "probes": {"startupSeconds": STEP_SECONDS},
+            "probes": {"startupSeconds": STEP_SECONDS, "timeoutSeconds": 300},
             "rings": [{"name": "fleet", "agentVersion": version, "policies": policies}],
             "terminationGracePeriodSeconds": 900,
         }
