@@ -3,6 +3,7 @@
 # make check  the checks that need no root
 # make bench  the measurements of tests/bench; those on hosts need root
 # make test-real TETRAGON_RELEASE=FILE   the real agent of that release tarball, in a machine with a stock kernel
+# make test-real-k8s TETRAGON_RELEASE=FILE   the same agent in pods of the chart, on one real node
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BUILD := .build
 LAB := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/apiary/hosts
 export PYTHON
 
-.PHONY: help demo test check bench test-real clean
+.PHONY: help demo test check bench test-real test-real-k8s clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -40,6 +41,9 @@ bench:
 
 test-real:
 	@tools/test real
+
+test-real-k8s:
+	@tools/test real-k8s
 
 clean:
 	rm -rf $(BUILD) .mypy_cache .ruff_cache .pytest_cache

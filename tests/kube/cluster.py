@@ -50,6 +50,7 @@ CONTROLLERS = (
     " pod-garbage-collector node-lifecycle deployment replicaset job resourcequota validatingadmissionpolicy-status"
 )
 PROCESSES = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kwok", "agents", "net")
+STAND_INS = ("kwok", "agents")
 _THREADS = 8
 _READY_SECONDS = 120.0
 
@@ -86,11 +87,13 @@ def obstacle() -> str:
 class Cluster:
     """One cluster in a directory. Starting and stopping are idempotent; leaving the context stops and removes it."""
 
-    def __init__(self, directory: str | Path, bin: Path | None = None, owner: int = 0) -> None:
-        """``owner``: when this process ends, however it does, the cluster ends as well; 0 for none."""
+    def __init__(self, directory: str | Path, bin: Path | None = None, owner: int = 0, stand_ins: bool = True) -> None:
+        """``owner``: when this process ends, however it does, the cluster ends as well; 0 for none. Without ``stand_ins``
+        nodes are the caller's: nothing plays their part nor their agents'."""
         self.directory = Path(directory).resolve()
         self.bin = bin or programs()
         self.owner = owner
+        self.stand_ins = stand_ins
         self.kubeconfig = self.directory / "admin.kubeconfig"
 
     def __enter__(self) -> Cluster:
@@ -125,8 +128,9 @@ class Cluster:
             # kwok renews no leases: at thousands of nodes these alone would cost whole cores.
             f" --node-monitor-grace-period=24h --controllers={','.join(name + '-controller' for name in CONTROLLERS.split())}",
         )
-        self._start_kwok()
-        self._start("agents", "", [sys.executable, str(HERE / "agents.py"), str(self.directory)])
+        if self.stand_ins:
+            self._start_kwok()
+            self._start("agents", "", [sys.executable, str(HERE / "agents.py"), str(self.directory)])
         self.wait(self._works, "the control plane", _READY_SECONDS)
 
     def down(self) -> None:
@@ -287,6 +291,22 @@ class Cluster:
 
     # Clients
 
+    def configuration(self, server: str, user: str, **more: Any) -> dict[str, Any]:
+        """A kubeconfig for one of the users by the server's URL; ``more`` about the user, such as whom to impersonate."""
+        certificate = base64.b64encode((self.directory / "apiserver.crt").read_bytes()).decode()
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority-data": certificate}}],
+            "users": [{"name": user, "user": {"token": self._token(user), **more}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+        }
+
+    def port(self) -> int:
+        """The API server's port outside the network namespace."""
+        return int((self.directory / "port").read_text(encoding="ascii"))
+
     def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
         """What kubectl prints. Raises ClusterError with its error."""
         command = [str(self.bin / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments]
@@ -341,7 +361,7 @@ class Cluster:
     def connect(self, timeout: float = 60) -> http.client.HTTPSConnection:
         """A connection to the API server."""
         context = ssl.create_default_context(cafile=str(self.directory / "apiserver.crt"))
-        return http.client.HTTPSConnection("127.0.0.1", self._port(), context=context, timeout=timeout)
+        return http.client.HTTPSConnection("127.0.0.1", self.port(), context=context, timeout=timeout)
 
     def each(self, method: str, requests: Sequence[tuple[str, Any]], tolerated: Sequence[int] = ()) -> None:
         """Many requests over a few connections. Raises the first ApiError that is not tolerated."""
@@ -419,23 +439,11 @@ class Cluster:
         lines = (line.split(",") for line in (self.directory / "tokens.csv").read_text(encoding="ascii").splitlines())
         return next(token for token, who, *_rest in lines if who == name)
 
-    def _port(self) -> int:
-        return int((self.directory / "port").read_text(encoding="ascii"))
-
     def _write_kubeconfigs(self) -> None:
-        certificate = base64.b64encode((self.directory / "apiserver.crt").read_bytes()).decode()
         for user in (*USERS, *COMPONENTS):
             outside = user in ("admin", "nobody")
-            server = f"https://127.0.0.1:{self._port() if outside else net.API_SERVER[1]}"
-            document = {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "lab",
-                "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority-data": certificate}}],
-                "users": [{"name": user, "user": {"token": self._token(user)}}],
-                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
-            }
-            _write(self.directory / f"{user}.kubeconfig", json.dumps(document))
+            server = f"https://127.0.0.1:{self.port() if outside else net.API_SERVER[1]}"
+            _write(self.directory / f"{user}.kubeconfig", json.dumps(self.configuration(server, user)))
 
     def _start_net(self) -> None:
         """The namespace and the relay into it, whose port outside stays the same for the life of the directory."""
@@ -445,7 +453,7 @@ class Cluster:
         port = self.directory / "port"
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", self._port() if port.exists() else 0))
+            listener.bind(("127.0.0.1", self.port() if port.exists() else 0))
             listener.listen(1024)
             _write(port, str(listener.getsockname()[1]))
             arguments = [str(listener.fileno()), str(self.owner), str(self.directory)]
@@ -514,13 +522,13 @@ class Cluster:
         return False
 
     def _works(self) -> bool:
-        """Service accounts exist, so the controllers work; the agents have read everything."""
-        dead = [name for name in PROCESSES if not self.pid(name)]
+        """Service accounts exist, so the controllers work; the agents, if there are any, have read everything."""
+        dead = [name for name in PROCESSES if not self.pid(name) and (self.stand_ins or name not in STAND_INS)]
         if dead:
             raise ClusterError(f"{', '.join(dead)} has ended: see {self.directory}/*.log")
         with contextlib.suppress(ApiError):
             self.request("GET", "/api/v1/namespaces/default/serviceaccounts/default")
-            return (self.directory / "faults.seen").exists()
+            return not self.stand_ins or (self.directory / "faults.seen").exists()
         return False
 
     def _crds(self, objects: Sequence[Mapping[str, Any]]) -> None:

@@ -273,6 +273,12 @@ def test_options_reach_the_agent_as_text() -> None:
     assert "export-denylist" not in config
 
 
+def test_an_agent_has_the_time_for_probes_that_it_is_given() -> None:
+    (spec,) = (one["spec"]["template"]["spec"] for one in of_kind(objects(template({"probes": {"timeoutSeconds": 120}})), "DaemonSet"))
+    probes = {name: spec["containers"][0][f"{name}Probe"]["timeoutSeconds"] for name in ("startup", "readiness", "liveness")}
+    assert probes == {"startup": 120, "readiness": 120, "liveness": 240}
+
+
 # --- the library
 
 

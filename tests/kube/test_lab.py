@@ -299,3 +299,12 @@ def test_clusters_run_side_by_side_and_leave_nothing(cluster: Cluster, namespace
     processes = [other.pid(name) for name in other.usage()]
     other.down()
     assert not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
+def test_nodes_of_ones_own_are_left_to_their_owner(tmp_path: Path, cluster: Cluster) -> None:
+    with type(cluster)(tmp_path / "own", cluster.bin, stand_ins=False) as own:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "mine", "labels": {"apiary.dev/ring": "own"}}}
+        own.apply(node, agents("default", "none", "own"))
+        own.wait(lambda: pods(own, "default"), "the pod for it")
+        assert not own.usage().keys() & {"kwok", "agents"}
+        assert [pod["status"]["phase"] for pod in pods(own, "default")] == ["Pending"]
