@@ -61,9 +61,8 @@ def lapses(proofs: Sequence[Proof], counts: Mapping[str, Mapping[str, Mapping[st
         for proof in proofs:
             row = acts.get(proof.loaded)
             if row is None or not row["attempts"]:
-                if phase == SHUTDOWN:
-                    continue
-                found.append("{0}: {1}: nothing was attempted, so nothing is proved".format(phase, proof.reference))
+                if phase != SHUTDOWN:
+                    found.append("{0}: {1}: nothing was attempted, so nothing is proved".format(phase, proof.reference))
             elif row["allowed"]:
                 why = "; this agent pins no link of some of its hooks" if proof.loaded in unpinned else ""
                 text = "{0}: {1}: {2} of {3} came through, longest {4} s{5}"

@@ -46,6 +46,11 @@ class Place:
         """The chart's name for what belongs to the release."""
         return self.release if "apiary" in self.release else f"{self.release}-apiary"
 
+    @property
+    def selector(self) -> str:
+        """The labels of all that the chart makes for the release."""
+        return f"app.kubernetes.io/name=apiary,app.kubernetes.io/instance={self.release}"
+
     def path(self, group: str, kind: str, name: str = "") -> str:
         """The path of a namespaced resource, as ``("apps/v1", "daemonsets", ...)``; group ``v1`` is the core."""
         root = "/api/v1" if group == "v1" else f"/apis/{group}"

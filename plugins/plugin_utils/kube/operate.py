@@ -19,7 +19,7 @@ import yaml
 from ansible_collections.apiary.tetragon.plugins.module_utils.agent.preflight import Verdict
 from ansible_collections.apiary.tetragon.plugins.plugin_utils import bundle as bundles
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.environment import Environment
-from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, observe, values
+from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import change, observe, prune, values
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube import helm as helms
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.client import MERGE, THREADS, ApiError
 from ansible_collections.apiary.tetragon.plugins.plugin_utils.kube.label import draw
@@ -285,7 +285,7 @@ class Operator:
         api, place = self.cluster.api, self.cluster.place
         self.cluster.helm.recover(api)
         script = next(iter(sorted(self._kept("script"))), "")
-        daemon_sets = list(api.items(place.path("apps/v1", "daemonsets"), labelSelector=self._selector()))
+        daemon_sets = list(api.items(place.path("apps/v1", "daemonsets"), labelSelector=place.selector))
         image, sources = _parts(daemon_sets)
         removed = self.cluster.helm.uninstall()
         if not removed and not script:
@@ -297,13 +297,10 @@ class Operator:
         else:
             kept = self._noted()
         self._clean(kept)
-        for kind in ("policies", "config", "script", "truth", "removal"):
+        for kind in (*prune.KINDS, "truth", "removal"):
             for name in self._kept(kind):
                 api.delete(place.path("v1", "configmaps", name))
         return True
-
-    def _selector(self) -> str:
-        return f"app.kubernetes.io/name=apiary,app.kubernetes.io/instance={self.cluster.place.release}"
 
     def _kept(self, kind: str) -> list[str]:
         """Names of our ConfigMaps of a kind."""
@@ -337,9 +334,9 @@ class Operator:
         return kept
 
     def _await_gone(self) -> None:
-        end = time.monotonic() + self.cluster.timeout
-        path = self.cluster.place.path("v1", "pods")
-        while left := list(self.cluster.api.items(path, labelSelector=f"{self._selector()},app.kubernetes.io/component=agent")):
+        end, place = time.monotonic() + self.cluster.timeout, self.cluster.place
+        path = place.path("v1", "pods")
+        while left := list(self.cluster.api.items(path, labelSelector=f"{place.selector},app.kubernetes.io/component=agent")):
             if time.monotonic() > end:
                 named = ", ".join(one["metadata"]["name"] for one in left[:MAX_NAMED])
                 raise refuse(f"{len(left)} of its pods have not ended: {named}; see to them, and run again", path=f"cluster {self.name}")

@@ -31,10 +31,9 @@ def unused(kept: Iterable[Mapping[str, Any]], templates: Iterable[Mapping[str, A
 def prune(api: Api, now: datetime.datetime) -> list[str]:
     """Delete them; returns their names. What a DaemonSet may go back to by its ControllerRevisions stays. Raises ApiError, Refused."""
     place = api.place
-    selector = f"app.kubernetes.io/name=apiary,app.kubernetes.io/instance={place.release}"
-    kept = list(api.items(place.path("v1", "configmaps"), labelSelector=f"{KIND} in ({','.join(KINDS)}),{selector}"))
-    daemonsets = api.items(place.path("apps/v1", "daemonsets"), labelSelector=selector)
-    revisions = api.items(place.path("apps/v1", "controllerrevisions"), labelSelector=selector)
+    kept = list(api.items(place.path("v1", "configmaps"), labelSelector=f"{KIND} in ({','.join(KINDS)}),{place.selector}"))
+    daemonsets = api.items(place.path("apps/v1", "daemonsets"), labelSelector=place.selector)
+    revisions = api.items(place.path("apps/v1", "controllerrevisions"), labelSelector=place.selector)
     templates = [*(one["spec"]["template"] for one in daemonsets), *(one["data"]["spec"]["template"] for one in revisions)]
     names = unused(kept, templates, now)
     for name in names:
