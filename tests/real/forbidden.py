@@ -97,6 +97,12 @@ def policy(kind: str, revision: str, mode: str = "enforce") -> dict[str, Any]:
     }
 
 
+def broken() -> dict[str, Any]:
+    """One that no agent loads: it names a function that no kernel has."""
+    made = policy("kprobe", "broken")
+    return {**made, "text": made["text"].replace("fd_install", "no_such_function")}
+
+
 def bundle(revision: str) -> Bundle:
     """All of them as a bundle, each with its act as the trigger; a tracepoint is proved by its links."""
     policies, files = [], {}

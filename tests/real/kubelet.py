@@ -11,7 +11,6 @@ is made of the release's tarball. Prints attempts, allowed and wrong per kind fo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -156,7 +155,7 @@ class Node(real.Lab):
         # Uprobes open their file in the agent's container, where the node's files are below /procRoot/1/root.
         policies["uprobe.yaml"] = policies["uprobe.yaml"].replace(forbidden.FILES, f"/procRoot/1/root{forbidden.FILES}")
         if broken:
-            policies["broken.yaml"] = forbidden.policy("kprobe", "broken")["text"].replace("fd_install", "no_such_function")
+            policies["broken.yaml"] = forbidden.broken()["text"]
         values = {
             "image": {"repository": REPOSITORY},
             "library": {"enabled": False},
@@ -314,18 +313,8 @@ AFTER = {"after-uninstall": EVENTS["uninstall"], "after-clean": EVENTS["clean"]}
 
 def main() -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("release", type=Path)
-    parser.add_argument("events", nargs="*", help=f"of {', '.join(EVENTS)}, in this order; all when none is named")
-    parser.add_argument("--suite", default="bookworm", help="bookworm (kernel 6.1) or trixie (6.12)")
-    parser.add_argument("--state", type=Path, default=Path("~/.cache/apiary/vm").expanduser())
-    arguments = parser.parse_args()
-    unknown = [name for name in arguments.events if name not in EVENTS]
-    if unknown:
-        parser.error(f"unknown events: {', '.join(unknown)}; there are {', '.join(EVENTS)}")
-    directory = arguments.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    arguments = real.read_arguments(__doc__ or "", EVENTS)
+    directory = arguments.directory
     machine = real.Machine(f"k8s-{arguments.suite}", arguments.state, f"{arguments.suite}+node")
     counts: dict[str, Any] = {}
     with cluster.Cluster(directory / "cluster", stand_ins=False) as control:

@@ -171,8 +171,7 @@ class Lab:
         """Bring the machine to one policy per kind through the collection's module over ssh; returns what Ansible said."""
         policies = [forbidden.policy(kind, f"r{self.revision}", mode) for kind in kinds]
         if must_fail:
-            broken = forbidden.policy("kprobe", "broken")
-            policies.append({**broken, "text": broken["text"].replace("fd_install", "no_such_function")})
+            policies.append(forbidden.broken())
         arguments = {"policies": policies, "digest": f"r{self.revision}", "timeout": CALL_SECONDS}
         task = {"name": "Converge", "apiary.tetragon.policies": arguments}
         book = self.directory / "play.json"
@@ -270,10 +269,9 @@ def _bad_file(lab: Lab) -> None:
 
     Left to itself the second start would delete the pins that the first one has moved aside.
     """
-    broken = forbidden.policy("kprobe", "broken")["text"].replace("fd_install", "no_such_function")
     slot = lab.slot()
     path = f"/etc/apiary/slots/{slot}/policies/apiary/1-l-broken.yaml"
-    lab.machine.write(path, broken)
+    lab.machine.write(path, forbidden.broken()["text"])
     lab.machine.ssh(f"systemctl restart --no-block {UNIT}")
     lab.until(f"[ $(systemctl show -P NRestarts {UNIT}) -ge 2 ]")
     time.sleep(20)
@@ -423,23 +421,30 @@ def lapses(counts: dict[str, Any], events: Mapping[str, Event] = EVENTS | INNER)
     return found
 
 
-def main() -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def read_arguments(description: str, events: Mapping[str, Event]) -> argparse.Namespace:
+    """What the command line names: directory, which is made, release, events, suite and state. Exits with 2 for what is not there."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("release", type=Path)
-    parser.add_argument("events", nargs="*", help=f"of {', '.join(EVENTS)}, in this order, also repeated; all when none is named")
+    parser.add_argument("events", nargs="*", help=f"of {', '.join(events)}, in this order; all when none is named")
     parser.add_argument("--suite", default="bookworm", help="bookworm (kernel 6.1) or trixie (6.12)")
     parser.add_argument("--state", type=Path, default=Path("~/.cache/apiary/vm").expanduser())
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.events if name not in EVENTS]
+    unknown = [name for name in arguments.events if name not in events]
     if unknown:
-        parser.error(f"unknown events: {', '.join(unknown)}; there are {', '.join(EVENTS)}")
+        parser.error(f"unknown events: {', '.join(unknown)}; there are {', '.join(events)}")
     if not arguments.release.is_file():
         parser.error(f"{arguments.release}: no such file; give the release's tarball, as in TETRAGON_RELEASE=tetragon-v1.7.0-amd64.tar.gz")
+    arguments.directory = arguments.directory.resolve()
     arguments.directory.mkdir(parents=True, exist_ok=True)
+    return arguments
+
+
+def main() -> int:
+    """Entry point."""
+    arguments = read_arguments(__doc__ or "", EVENTS)
     machine = Machine(f"real-{arguments.suite}", arguments.state, arguments.suite)
-    lab = Lab(machine, arguments.directory.resolve(), arguments.release.resolve())
+    lab = Lab(machine, arguments.directory, arguments.release.resolve())
     try:
         lab.start()
         counts: dict[str, Any] = {}
