@@ -296,6 +296,10 @@ def test_what_was_seen_at_the_start_stands_for_hours_but_for_the_troubles_of_nod
     assert world.asked == []
     seen = run.nodes("fleet", "before", "eu") or {}
     assert {name: one["health"]["failed_units"] for name, one in seen.items()} == {"b": ["DiskPressure"], "c": []}
+    part_of(run, world).observe("canary", "before")
+    assert sorted(world.asked) == sorted(f"pod-{member.partition('/')[2]}" for member in run.ring("canary").control)
+    assert "pod-a" not in world.asked, "the nodes that a ring is compared with are read anew, its own are not"
+    world.asked.clear()
     monkeypatch.setattr(session, "STANDS", datetime.timedelta(0))
     part_of(Run(run.directory), world).observe("fleet", "before")
     assert sorted(world.asked) == ["pod-b", "pod-c"]
